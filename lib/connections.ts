@@ -1,0 +1,317 @@
+/**
+ * Which connections a server has, and what each of them does.
+ * Listens to what Node tells in public: the events of servers and sessions, and diagnostics_channel. Changes nothing on a server
+ * or a socket, and closes nothing. On import it begins to follow every server of this thread that starts to listen, so that a
+ * server can be drained which never heard of fdpass.
+ * Source: diagnostics_channel of Node 20 to 26; the states are those of Go's http.ConnState.
+ */
+import { subscribe } from 'node:diagnostics_channel';
+import http from 'node:http';
+import type { ServerHttp2Session, ServerHttp2Stream } from 'node:http2';
+import net from 'node:net';
+import type tls from 'node:tls';
+
+/**
+ * What a connection does. `new`: accepted, no request yet, or still in its TLS handshake. `active`: at least one request (HTTP/2:
+ * stream) is not answered to its end; from when the head of the request is complete. `idle`: between two requests. `closed`:
+ * gone, the last state. A raw net or tls connection, an upgraded one (WebSocket) and a CONNECT tunnel are `active` to their end.
+ */
+export type ConnectionState = 'new' | 'active' | 'idle' | 'closed';
+
+/** One accepted connection. The object stays the same for its whole life. */
+export interface Connection {
+  readonly server: net.Server;
+  /** The TLSSocket as soon as its handshake is done; the plain socket before, and without TLS. */
+  readonly socket: net.Socket;
+  readonly state: ConnectionState;
+}
+
+export type ConnectionStateListener = (state: ConnectionState, connection: Connection) => void;
+
+/**
+ * Calls the listener whenever a connection of the server changes its state, from now on: first with `new`, or with the next
+ * change of one that is open already. Does not keep the process alive.
+ *
+ * @returns Dispose of it to end the calls.
+ */
+export function onConnectionState(server: net.Server, listener: ConnectionStateListener): Disposable {
+  const { stateListeners } = trackConnections(server);
+  const entry: ConnectionStateListener = (state, connection) => {
+    listener(state, connection);
+  };
+  stateListeners.add(entry);
+  return {
+    [Symbol.dispose]() {
+      stateListeners.delete(entry);
+    },
+  };
+}
+
+/** The connections that are open now, in the order in which they came. */
+export function connectionsOf(server: net.Server): Connection[] {
+  return [...trackConnections(server).connections];
+}
+
+/** Who drains wants to know more than the states. */
+export interface ConnectionObserver {
+  /** It is known now what is spoken, after the accept or the handshake. */
+  opened(connection: TrackedConnection): void;
+  requested(connection: TrackedConnection, request: http.IncomingMessage, response: http.ServerResponse): void;
+  /** Every HTTP/1 request that was read has its response. */
+  answered(connection: TrackedConnection): void;
+  closed(connection: TrackedConnection): void;
+}
+
+/** `handshake`: not known yet. `raw`: whatever the application speaks. */
+export type Protocol = 'handshake' | 'http1' | 'http2' | 'raw';
+
+export class TrackedConnection implements Connection {
+  readonly tracker: ConnectionTracker;
+  /** What was accepted; below TLS. */
+  readonly transport: net.Socket;
+  socket: net.Socket;
+  protocol: Protocol = 'handshake';
+  /** The HTTP/1 responses that are not finished, in the order of their requests. */
+  readonly responses: http.ServerResponse[] = [];
+  session: ServerHttp2Session | undefined;
+  /** HTTP/2 streams that are open. */
+  streams = 0;
+  /** A WebSocket, or a CONNECT tunnel: Node's parser has let go of it. */
+  upgraded = false;
+  closed = false;
+  wasActive = false;
+
+  constructor(tracker: ConnectionTracker, transport: net.Socket) {
+    this.tracker = tracker;
+    this.transport = transport;
+    this.socket = transport;
+  }
+
+  get server(): net.Server {
+    return this.tracker.server;
+  }
+
+  get state(): ConnectionState {
+    if (this.closed) return 'closed';
+    if (this.responses.length > 0 || this.streams > 0 || this.upgraded || this.protocol === 'raw') return 'active';
+    return this.wasActive ? 'idle' : 'new';
+  }
+}
+
+/** All that is known of one server's connections. */
+export class ConnectionTracker {
+  readonly connections: Set<TrackedConnection> = new Set();
+  readonly stateListeners: Set<ConnectionStateListener> = new Set();
+  readonly observers: Set<ConnectionObserver> = new Set();
+  readonly server: net.Server;
+  /** How many were accepted so far. */
+  accepted = 0;
+  readonly #kind: Kind;
+  /** The one whose event is being emitted: how a session is told to which connection it belongs. */
+  #current: TrackedConnection | undefined;
+
+  constructor(server: net.Server) {
+    this.server = server;
+    this.#kind = kindOf(server);
+    server.prependListener('connection', (socket) => {
+      this.#accepted(socket);
+    });
+    if (this.#kind.tls) {
+      server.prependListener('secureConnection', (socket: tls.TLSSocket) => {
+        this.#secured(socket);
+      });
+    }
+    if (this.#kind.http2) {
+      server.prependListener('session', (session: ServerHttp2Session) => {
+        this.#sessionBegan(session);
+      });
+    }
+    if (this.#kind.http1) this.#followUpgrades();
+  }
+
+  /** A socket that nobody has told of: it was accepted before this server was followed. */
+  adopt(socket: net.Socket): TrackedConnection {
+    const connection = this.#add(socket);
+    connection.socket = socket;
+    this.#speaks(connection, this.#kind.http1 ? 'http1' : 'raw');
+    return connection;
+  }
+
+  /** Called for every request of the process: no clock, no allocation. */
+  requestStarted(connection: TrackedConnection, { request, response }: HttpMessage): void {
+    connection.responses.push(response);
+    if (connection.responses.length === 1) this.#enter(connection, 'active');
+    if (this.observers.size === 0) return;
+    for (const observer of this.observers) observer.requested(connection, request, response);
+  }
+
+  responseFinished(connection: TrackedConnection, { response }: HttpMessage): void {
+    const { responses } = connection;
+    const index = responses.indexOf(response);
+    if (index < 0) return; // its request came before this server was followed
+    if (responses.length === 1) responses.pop();
+    else responses.splice(index, 1);
+    if (responses.length > 0 || this.stateListeners.size + this.observers.size === 0) return;
+    // Node ends the connection, where this was its last response, after it has told of it
+    process.nextTick(() => {
+      if (connection.closed || connection.responses.length > 0 || connection.socket.writableEnded) return;
+      this.#tell(connection, 'idle');
+      for (const observer of this.observers) observer.answered(connection);
+    });
+  }
+
+  #accepted(socket: net.Socket): void {
+    const connection = this.#add(socket);
+    this.accepted++;
+    this.#current = connection;
+    if (this.#kind.tls || this.#kind.http2) return; // 'secureConnection' or 'session' comes
+    this.#speaks(connection, this.#kind.http1 ? 'http1' : 'raw');
+  }
+
+  #secured(socket: tls.TLSSocket): void {
+    // What a TLSSocket lies upon is not public. Without it the pair would be two connections, the lower one in a handshake for ever.
+    const parent: unknown = Reflect.get(socket, '_parent');
+    const connection = (parent instanceof net.Socket ? bySocket.get(parent) : undefined) ?? this.#add(socket);
+    connection.socket = socket;
+    bySocket.set(socket, connection);
+    this.#current = connection;
+    // http2's secure server decides by ALPN, in the listener behind this one: a session, or HTTP/1 where that is allowed
+    const isHttp2 = this.#kind.http2 && socket.alpnProtocol !== false && socket.alpnProtocol !== 'http/1.1';
+    if (!isHttp2) this.#speaks(connection, this.#kind.http1 ? 'http1' : 'raw');
+  }
+
+  #sessionBegan(session: ServerHttp2Session): void {
+    const connection = this.#current;
+    if (connection === undefined) return;
+    this.#current = undefined;
+    connection.session = session;
+    session.prependListener('stream', (stream: ServerHttp2Stream) => {
+      connection.streams++;
+      if (connection.streams === 1) this.#enter(connection, 'active');
+      stream.once('close', () => {
+        connection.streams--;
+        if (connection.streams === 0 && !connection.closed) this.#enter(connection, 'idle');
+      });
+    });
+    this.#speaks(connection, 'http2');
+  }
+
+  #add(socket: net.Socket): TrackedConnection {
+    const connection = new TrackedConnection(this, socket);
+    this.connections.add(connection);
+    bySocket.set(socket, connection);
+    socket.once('close', () => {
+      connection.closed = true;
+      this.connections.delete(connection);
+      this.#enter(connection, 'closed');
+      for (const observer of this.observers) observer.closed(connection);
+    });
+    this.#tell(connection, 'new');
+    return connection;
+  }
+
+  #speaks(connection: TrackedConnection, protocol: Protocol): void {
+    connection.protocol = protocol;
+    if (protocol === 'raw') this.#enter(connection, 'active');
+    for (const observer of this.observers) observer.opened(connection);
+  }
+
+  /** An upgrade has no channel, and a listener of ours alone would make the server accept upgrades: it stands beside the user's. */
+  #followUpgrades(): void {
+    const { server } = this;
+    for (const event of ['upgrade', 'connect']) {
+      const follow = (request: http.IncomingMessage): void => {
+        const connection = bySocket.get(request.socket);
+        if (connection === undefined) return;
+        connection.upgraded = true;
+        if (connection.responses.length === 0) this.#enter(connection, 'active');
+      };
+      let stands = server.listenerCount(event) > 0;
+      if (stands) server.prependListener(event, follow);
+      server.on('newListener', (added: string | symbol) => {
+        if (added !== event || stands) return;
+        stands = true;
+        server.prependListener(event, follow);
+      });
+      server.on('removeListener', (removed: string | symbol, listener: unknown) => {
+        if (removed !== event || !stands) return;
+        if (listener === follow) stands = false;
+        else if (server.listenerCount(event) === 1) server.off(event, follow);
+      });
+    }
+  }
+
+  #enter(connection: TrackedConnection, state: ConnectionState): void {
+    if (state === 'active') connection.wasActive = true;
+    this.#tell(connection, state);
+  }
+
+  #tell(connection: TrackedConnection, state: ConnectionState): void {
+    if (this.stateListeners.size === 0) return;
+    for (const listener of this.stateListeners) listener(state, connection);
+  }
+}
+
+interface Kind {
+  tls: boolean;
+  http1: boolean;
+  http2: boolean;
+}
+
+/** http2 does not export its classes; `updateSettings` is theirs alone, as `setSecureContext` is that of TLS. Its secure server may speak HTTP/1 as well. */
+function kindOf(server: net.Server): Kind {
+  const isTls = typeof Reflect.get(server, 'setSecureContext') === 'function';
+  const isHttp2 = typeof Reflect.get(server, 'updateSettings') === 'function';
+  // Not imported: https brings tls and crypto, and a program that has no TLS server would start later for them
+  const isHttps = isTls && server instanceof process.getBuiltinModule('node:https').Server;
+  const isHttp1 = server instanceof http.Server || isHttps;
+  return { tls: isTls, http1: isHttp1 || (isHttp2 && isTls), http2: isHttp2 };
+}
+
+const trackers = new WeakMap<net.Server, ConnectionTracker>();
+const bySocket = new WeakMap<net.Socket, TrackedConnection>();
+
+/** Follows the server's connections from now on. A second call does nothing more. */
+export function trackConnections(server: net.Server): ConnectionTracker {
+  const known = trackers.get(server);
+  if (known !== undefined) return known;
+  const tracker = new ConnectionTracker(server);
+  trackers.set(server, tracker);
+  return tracker;
+}
+
+/** The connection that a socket belongs to, where its server is followed. */
+export function connectionOf(socket: net.Socket): TrackedConnection | undefined {
+  return bySocket.get(socket);
+}
+
+interface HttpMessage {
+  request: http.IncomingMessage;
+  response: http.ServerResponse;
+  socket: net.Socket;
+  server: net.Server;
+}
+
+subscribe('tracing:net.server.listen:asyncStart', (message) => {
+  trackConnections((message as { server: net.Server }).server);
+});
+
+// Both channels tell of checkContinue and checkExpectation too, which the event 'request' does not.
+subscribe('http.server.request.start', (message) => {
+  const event = message as HttpMessage;
+  const known = bySocket.get(event.socket);
+  if (known?.server === event.server) known.tracker.requestStarted(known, event);
+  else adoptOnRequest(event);
+});
+
+/** A connection that was accepted before its server was followed. */
+function adoptOnRequest(event: HttpMessage): void {
+  const tracker = trackers.get(event.server);
+  tracker?.requestStarted(tracker.adopt(event.socket), event);
+}
+
+subscribe('http.server.response.finish', (message) => {
+  const event = message as HttpMessage;
+  const known = bySocket.get(event.socket);
+  if (known?.server === event.server) known.tracker.responseFinished(known, event);
+});
