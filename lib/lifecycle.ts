@@ -1,0 +1,199 @@
+/**
+ * The life of a server process in three calls: ready(), restartOn(), drainOn().
+ * Listens to signals, ends the process. Main thread alone. What they are made of stands in handoff/ and drain/.
+ * Source: signal(7).
+ */
+import { constants } from 'node:os';
+
+import { Deferred } from './deferred.js';
+import { drain, type DrainOptions, type DrainReport } from './drain/drain.js';
+import { FdpassError } from './errors.js';
+import { handoff, type HandoffOptions, stopHandoff, type Successor } from './handoff/predecessor.js';
+import { type Ready, thisGeneration } from './handoff/successor.js';
+import { adopt, assertMainThread } from './inherit.js';
+import { openListeners, servedServers, whenServed } from './listener.js';
+import type { Servable } from './serving.js';
+import { assertNotSupervised } from './supervised.js';
+
+export type { Ready } from './handoff/successor.js';
+
+/** How long a server may be served without ready() before the user is told, ms. */
+const REMIND_AFTER = 3_000;
+
+let readyCalled = false;
+let reminder: NodeJS.Timeout | undefined;
+/** Resolves when ready() has: what must not happen earlier waits for it. */
+const served = new Deferred<void>();
+
+/**
+ * Everything that is served starts to accept, here and now.
+ *
+ * In a successor it says so to the predecessor, waits until that one lets it, and accepts beside it; the predecessor lets go when
+ * the probation is over (`alone`). What was handed down and nobody has claimed is closed then, and reported. A service manager
+ * that asked to be told is told. Twice is the same promise.
+ *
+ * @returns When this process serves.
+ * @throws {@link FdpassError} `ERR_FDPASS_ABORTED`, `_VERSION`, `_PROTOCOL`: the predecessor took the handoff back, and goes on; this
+ * process should end. `ERR_FDPASS_THREAD`: not in the main thread. The system's errors where a server cannot listen.
+ */
+export function ready(): Promise<Ready> {
+  assertMainThread('ready()');
+  if (!readyCalled) {
+    readyCalled = true;
+    clearTimeout(reminder);
+    process.off('beforeExit', remind);
+  }
+  const promise = thisGeneration().ready();
+  promise.then(() => {
+    served.resolve();
+  }, served.reject);
+  return promise;
+}
+
+function remind(): void {
+  clearTimeout(reminder);
+  process.off('beforeExit', remind);
+  const names = openListeners().map((listener) => `"${listener.name}"`);
+  const message = `A server is served by ${names.join(', ')}, and ready() was not called: nothing is accepted until it is`;
+  process.emitWarning(message, { code: 'FDPASS_NOT_READY' });
+}
+
+whenServed(() => {
+  if (readyCalled || reminder !== undefined) return;
+  reminder = setTimeout(remind, REMIND_AFTER).unref();
+  process.on('beforeExit', remind);
+});
+
+/** What the predecessor said in `handoff({ state })`: JSON, or bytes. Undefined where there was nothing, or no predecessor. */
+// eslint-disable-next-line @typescript-eslint/no-unnecessary-type-parameters -- the caller's word for what the predecessor sent
+export function inheritedState<T>(): T | undefined {
+  assertMainThread('inheritedState()');
+  return adopt().predecessor?.state as T | undefined;
+}
+
+/** What {@link restartOn} tells. */
+export type RestartEvent =
+  | { type: 'handedOver'; successor: Successor }
+  | { type: 'drained'; report: DrainReport }
+  | { type: 'failed'; error: Error };
+
+/** Options of {@link restartOn}: those of handoff() and of drain(), and what happens around them. */
+export interface RestartOptions extends Omit<HandoffOptions, 'signal'>, Omit<DrainOptions, 'signal'> {
+  /** Exit with code 0 after the drain. Default: true. */
+  exit?: boolean | undefined;
+  /** Instead of a line on stderr when a restart fails. */
+  report?: ((event: RestartEvent) => void) | undefined;
+  /** Waited for between the drain and the exit: for what else the application has to close. */
+  beforeExit?: (() => void | Promise<void>) | undefined;
+}
+
+/**
+ * On the signal: starts a successor, hands over, drains, exits with code 0. When that fails: a line on stderr, and this process
+ * goes on. Call it before ready(): a signal that comes earlier is kept until then.
+ *
+ * @param signal - Default: SIGUSR2. SIGUSR1 works too: Node's inspector gives way to a handler.
+ * @param servers - What is drained. Default: all that a Listener serves.
+ * @returns Dispose to listen no more.
+ * @throws {@link FdpassError} `ERR_FDPASS_SUPERVISED`: the exit of this process would end the service; the message says what to use
+ * instead. Not with `exit: false`. `ERR_FDPASS_THREAD`: not in the main thread. RangeError: not a signal.
+ */
+export function restartOn(
+  signal: NodeJS.Signals = 'SIGUSR2',
+  servers?: Servable | Iterable<Servable>,
+  options: RestartOptions = {},
+): Disposable {
+  assertMainThread('restartOn()');
+  checkSignal(signal);
+  const { exit = true, report = reportToStderr, beforeExit, idleGrace, timeout, ...handoffOptions } = options;
+  if (exit) assertNotSupervised();
+
+  let underWay = false;
+  const restart = async (): Promise<void> => {
+    await served.promise;
+    const successor = await handoff(handoffOptions);
+    underWay = false; // whoever asks while this process drains hears who took over
+    report({ type: 'handedOver', successor });
+    const drained = await drain(servers ?? servedServers(), { idleGrace, timeout });
+    report({ type: 'drained', report: drained });
+    await beforeExit?.();
+    if (exit) process.exit(0);
+  };
+  const onSignal = (): void => {
+    if (underWay && handoffOptions.overlap !== 'supersede') return; // it joins
+    underWay = true;
+    restart().catch((error: unknown) => {
+      underWay = false;
+      report({ type: 'failed', error: error instanceof Error ? error : new Error(String(error)) });
+    });
+  };
+  process.on(signal, onSignal);
+  return { [Symbol.dispose]: () => process.off(signal, onSignal) };
+}
+
+function reportToStderr(event: RestartEvent): void {
+  if (event.type === 'failed') process.stderr.write(`fdpass: the restart failed: ${describe(event.error)}\n`);
+}
+
+function describe(error: Error): string {
+  return error instanceof FdpassError ? `${error.message} [${error.code}]` : (error.stack ?? error.message);
+}
+
+/** Options of {@link drainOn}. */
+export interface DrainOnOptions extends Omit<DrainOptions, 'signal'> {
+  /** Told what became of the connections, before the exit. */
+  report?: ((report: DrainReport) => void) | undefined;
+  /** Waited for between the drain and the exit: for what else the application has to close. */
+  beforeExit?: (() => void | Promise<void>) | undefined;
+}
+
+/**
+ * On a signal: stops accepting, drains, exits with code 0. A second signal exits at once, with 128 and its number. A handoff that is
+ * under way is taken back first; a successor that is not yet alone leaves the listeners to its predecessor.
+ *
+ * @param signals - Default: SIGTERM and SIGINT.
+ * @param servers - What is drained. Default: all that a Listener serves.
+ * @returns Dispose to listen no more.
+ * @throws {@link FdpassError} `ERR_FDPASS_THREAD`: not in the main thread. RangeError: not a signal.
+ */
+export function drainOn(
+  signals: NodeJS.Signals | readonly NodeJS.Signals[] = ['SIGTERM', 'SIGINT'],
+  servers?: Servable | Iterable<Servable>,
+  options: DrainOnOptions = {},
+): Disposable {
+  assertMainThread('drainOn()');
+  const list = typeof signals === 'string' ? [signals] : signals;
+  for (const signal of list) checkSignal(signal);
+  const { report, beforeExit, ...drainOptions } = options;
+
+  let draining = false;
+  const stop = async (): Promise<void> => {
+    stopHandoff();
+    const targets = servers ?? servedServers();
+    thisGeneration().stop();
+    for (const listener of openListeners()) listener.close();
+    const drained = await drain(targets, drainOptions);
+    report?.(drained);
+    await beforeExit?.();
+    process.exit(0);
+  };
+  const onSignal = (signal: NodeJS.Signals): void => {
+    if (draining) process.exit(128 + constants.signals[signal]);
+    draining = true;
+    stop().catch((error: unknown) => {
+      process.stderr.write(`fdpass: the drain failed: ${error instanceof Error ? describe(error) : String(error)}\n`);
+      process.exit(1);
+    });
+  };
+  for (const signal of list) process.on(signal, onSignal);
+  return {
+    [Symbol.dispose]: () => {
+      for (const signal of list) process.off(signal, onSignal);
+    },
+  };
+}
+
+function checkSignal(signal: NodeJS.Signals): void {
+  if (Object.hasOwn(constants.signals, signal) && signal !== 'SIGKILL' && signal !== 'SIGSTOP') return;
+  const message = `signal must be the name of one that can be caught, as in SIGUSR2; it is ${signal}`;
+  throw Object.assign(new RangeError(message), { code: 'ERR_INVALID_ARG_VALUE' });
+}
