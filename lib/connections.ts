@@ -1,11 +1,11 @@
 /**
  * Which connections a server has, and what each of them does.
- * Listens to what Node tells in public: the events of servers and sessions, and diagnostics_channel. Changes nothing on a server
- * or a socket, and closes nothing. On import it begins to follow every server of this thread that starts to listen, so that a
+ * Listens to what Node tells in public: the events of servers and sessions, and diagnostics_channel. Leaves a mark on sockets, and
+ * closes nothing. On import it begins to follow every server of this thread that starts to listen, so that a
  * server can be drained which never heard of fdpass.
  * Source: diagnostics_channel of Node 20 to 26; the states are those of Go's http.ConnState.
  */
-import { subscribe } from 'node:diagnostics_channel';
+import { subscribe, unsubscribe } from 'node:diagnostics_channel';
 import http from 'node:http';
 import type { ServerHttp2Session, ServerHttp2Stream } from 'node:http2';
 import net from 'node:net';
@@ -26,6 +26,7 @@ export interface Connection {
   readonly state: ConnectionState;
 }
 
+/** Called with the state that a connection has entered. What it throws is an uncaughtException. */
 export type ConnectionStateListener = (state: ConnectionState, connection: Connection) => void;
 
 /**
@@ -33,21 +34,17 @@ export type ConnectionStateListener = (state: ConnectionState, connection: Conne
  * change of one that is open already. Does not keep the process alive.
  *
  * @returns Dispose of it to end the calls.
+ * @see docs/restarts.md; Go's http.ConnState has the same states
  */
 export function onConnectionState(server: net.Server, listener: ConnectionStateListener): Disposable {
-  const { stateListeners } = trackConnections(server);
-  const entry: ConnectionStateListener = (state, connection) => {
-    listener(state, connection);
-  };
-  stateListeners.add(entry);
-  return {
-    [Symbol.dispose]() {
-      stateListeners.delete(entry);
-    },
-  };
+  return trackConnections(server).listen(listener);
 }
 
-/** The connections that are open now, in the order in which they came. */
+/**
+ * The connections that are open now, in no particular order. A snapshot.
+ *
+ * @see docs/restarts.md
+ */
 export function connectionsOf(server: net.Server): Connection[] {
   return [...trackConnections(server).connections];
 }
@@ -57,6 +54,8 @@ export interface ConnectionObserver {
   /** It is known now what is spoken, after the accept or the handshake. */
   opened(connection: TrackedConnection): void;
   requested(connection: TrackedConnection, request: http.IncomingMessage, response: http.ServerResponse): void;
+  /** A response is being sent whose request came before the server was observed. */
+  found(connection: TrackedConnection, response: http.ServerResponse): void;
   /** Every HTTP/1 request that was read has its response. */
   answered(connection: TrackedConnection): void;
   closed(connection: TrackedConnection): void;
@@ -67,11 +66,16 @@ export type Protocol = 'handshake' | 'http1' | 'http2' | 'raw';
 
 export class TrackedConnection implements Connection {
   readonly tracker: ConnectionTracker;
+  /** Where it stands in the tracker's list. */
+  index: number;
   /** What was accepted; below TLS. */
   readonly transport: net.Socket;
   socket: net.Socket;
   protocol: Protocol = 'handshake';
-  /** The HTTP/1 responses that are not finished, in the order of their requests. */
+  /**
+   * The HTTP/1 responses that are not finished, in the order of their requests; while somebody observes. Of those whose requests came
+   * before that, the one that is being sent.
+   */
   readonly responses: http.ServerResponse[] = [];
   session: ServerHttp2Session | undefined;
   /** HTTP/2 streams that are open. */
@@ -81,8 +85,9 @@ export class TrackedConnection implements Connection {
   closed = false;
   wasActive = false;
 
-  constructor(tracker: ConnectionTracker, transport: net.Socket) {
+  constructor(tracker: ConnectionTracker, transport: net.Socket, index: number) {
     this.tracker = tracker;
+    this.index = index;
     this.transport = transport;
     this.socket = transport;
   }
@@ -94,15 +99,33 @@ export class TrackedConnection implements Connection {
   get state(): ConnectionState {
     if (this.closed) return 'closed';
     if (this.responses.length > 0 || this.streams > 0 || this.upgraded || this.protocol === 'raw') return 'active';
-    return this.wasActive ? 'idle' : 'new';
+    if (!this.tracker.isObserved && this.current !== undefined) return 'active';
+    return this.wasActive || (this.protocol === 'http1' && this.socket.bytesRead > 0) ? 'idle' : 'new';
+  }
+
+  /**
+   * The HTTP/1 response that is being sent. Not public; where this Node has no such field, nothing is known of a response until the
+   * next request: a connection may seem idle, and only Node itself is asked whether it may be closed.
+   */
+  get current(): http.ServerResponse | undefined {
+    const message: unknown = Reflect.get(this.socket, '_httpMessage');
+    return this.protocol === 'http1' && message instanceof http.ServerResponse ? message : undefined;
+  }
+
+  /** Whether another request was parsed behind the one of this response, as Node's parser remembers it: not public; true where unknown. */
+  hasRequestBehind(response: http.ServerResponse): boolean {
+    const parser: unknown = Reflect.get(this.socket, 'parser');
+    if (typeof parser !== 'object' || parser === null) return true;
+    return Reflect.get(parser, 'incoming') !== response.req;
   }
 }
 
 /** All that is known of one server's connections. */
 export class ConnectionTracker {
-  readonly connections: Set<TrackedConnection> = new Set();
-  readonly stateListeners: Set<ConnectionStateListener> = new Set();
+  /** In no order. A Set, and a WeakMap in place of CONNECTION, would make each connection a tenth dearer. */
+  readonly connections: TrackedConnection[] = [];
   readonly observers: Set<ConnectionObserver> = new Set();
+  readonly #listeners = new Set<ConnectionStateListener>();
   readonly server: net.Server;
   /** How many were accepted so far. */
   accepted = 0;
@@ -129,6 +152,46 @@ export class ConnectionTracker {
     if (this.#kind.http1) this.#followUpgrades();
   }
 
+  /** Whether requests and responses are followed. It costs every request a little, so only while somebody looks. */
+  get isObserved(): boolean {
+    return this.#listeners.size + this.observers.size > 0;
+  }
+
+  listen(listener: ConnectionStateListener): Disposable {
+    const entry: ConnectionStateListener = (state, connection) => {
+      listener(state, connection);
+    };
+    return this.#enlist(this.#listeners, entry);
+  }
+
+  observe(observer: ConnectionObserver): Disposable {
+    return this.#enlist(this.observers, observer);
+  }
+
+  #enlist<Who>(set: Set<Who>, who: Who): Disposable {
+    if (!this.isObserved) {
+      if (this.#kind.http1) followRequests(1);
+      for (const connection of this.connections) this.#find(connection);
+    }
+    set.add(who);
+    return {
+      [Symbol.dispose]: () => {
+        if (!set.delete(who) || this.isObserved) return;
+        if (this.#kind.http1) followRequests(-1);
+        for (const { responses } of this.connections) responses.length = 0;
+      },
+    };
+  }
+
+  /** Looks for a response that no channel has told of. */
+  #find(connection: TrackedConnection): http.ServerResponse | undefined {
+    const { current } = connection;
+    if (current === undefined || connection.responses.includes(current)) return undefined;
+    connection.responses.unshift(current);
+    connection.wasActive = true;
+    return current;
+  }
+
   /** A socket that nobody has told of: it was accepted before this server was followed. */
   adopt(socket: net.Socket): TrackedConnection {
     const connection = this.#add(socket);
@@ -137,27 +200,43 @@ export class ConnectionTracker {
     return connection;
   }
 
-  /** Called for every request of the process: no clock, no allocation. */
   requestStarted(connection: TrackedConnection, { request, response }: HttpMessage): void {
     connection.responses.push(response);
     if (connection.responses.length === 1) this.#enter(connection, 'active');
-    if (this.observers.size === 0) return;
     for (const observer of this.observers) observer.requested(connection, request, response);
   }
 
   responseFinished(connection: TrackedConnection, { response }: HttpMessage): void {
     const { responses } = connection;
     const index = responses.indexOf(response);
-    if (index < 0) return; // its request came before this server was followed
-    if (responses.length === 1) responses.pop();
-    else responses.splice(index, 1);
-    if (responses.length > 0 || this.stateListeners.size + this.observers.size === 0) return;
-    // Node ends the connection, where this was its last response, after it has told of it
+    if (index >= 0) responses.splice(index, 1);
+    if (responses.length > 0) return;
+    // Node sends the next response, or ends the connection where this was its last, after it has told of it
     process.nextTick(() => {
       if (connection.closed || connection.responses.length > 0 || connection.socket.writableEnded) return;
-      this.#tell(connection, 'idle');
-      for (const observer of this.observers) observer.answered(connection);
+      const next = this.#find(connection);
+      if (next === undefined) this.#tell(connection, 'idle');
+      for (const observer of this.observers) {
+        if (next === undefined) observer.answered(connection);
+        else observer.found(connection, next);
+      }
     });
+  }
+
+  ended(connection: TrackedConnection): void {
+    connection.closed = true;
+    const last = this.connections.pop();
+    if (last !== undefined && last !== connection) {
+      this.connections[connection.index] = last;
+      last.index = connection.index;
+    }
+    this.#enter(connection, 'closed');
+    for (const observer of this.observers) observer.closed(connection);
+  }
+
+  streamEnded(connection: TrackedConnection): void {
+    connection.streams--;
+    if (connection.streams === 0 && !connection.closed) this.#enter(connection, 'idle');
   }
 
   #accepted(socket: net.Socket): void {
@@ -171,9 +250,9 @@ export class ConnectionTracker {
   #secured(socket: tls.TLSSocket): void {
     // What a TLSSocket lies upon is not public. Without it the pair would be two connections, the lower one in a handshake for ever.
     const parent: unknown = Reflect.get(socket, '_parent');
-    const connection = (parent instanceof net.Socket ? bySocket.get(parent) : undefined) ?? this.#add(socket);
+    const connection = (parent instanceof net.Socket ? connectionOf(parent) : undefined) ?? this.#add(socket);
     connection.socket = socket;
-    bySocket.set(socket, connection);
+    Reflect.set(socket, CONNECTION, connection);
     this.#current = connection;
     // http2's secure server decides by ALPN, in the listener behind this one: a session, or HTTP/1 where that is allowed
     const isHttp2 = this.#kind.http2 && socket.alpnProtocol !== false && socket.alpnProtocol !== 'http/1.1';
@@ -188,24 +267,17 @@ export class ConnectionTracker {
     session.prependListener('stream', (stream: ServerHttp2Stream) => {
       connection.streams++;
       if (connection.streams === 1) this.#enter(connection, 'active');
-      stream.once('close', () => {
-        connection.streams--;
-        if (connection.streams === 0 && !connection.closed) this.#enter(connection, 'idle');
-      });
+      Reflect.set(stream, CONNECTION, connection);
+      stream.on('close', onStreamClose);
     });
     this.#speaks(connection, 'http2');
   }
 
   #add(socket: net.Socket): TrackedConnection {
-    const connection = new TrackedConnection(this, socket);
-    this.connections.add(connection);
-    bySocket.set(socket, connection);
-    socket.once('close', () => {
-      connection.closed = true;
-      this.connections.delete(connection);
-      this.#enter(connection, 'closed');
-      for (const observer of this.observers) observer.closed(connection);
-    });
+    const connection = new TrackedConnection(this, socket, this.connections.length);
+    this.connections.push(connection);
+    Reflect.set(socket, CONNECTION, connection);
+    socket.on('close', onSocketClose);
     this.#tell(connection, 'new');
     return connection;
   }
@@ -221,7 +293,7 @@ export class ConnectionTracker {
     const { server } = this;
     for (const event of ['upgrade', 'connect']) {
       const follow = (request: http.IncomingMessage): void => {
-        const connection = bySocket.get(request.socket);
+        const connection = connectionOf(request.socket);
         if (connection === undefined) return;
         connection.upgraded = true;
         if (connection.responses.length === 0) this.#enter(connection, 'active');
@@ -247,8 +319,7 @@ export class ConnectionTracker {
   }
 
   #tell(connection: TrackedConnection, state: ConnectionState): void {
-    if (this.stateListeners.size === 0) return;
-    for (const listener of this.stateListeners) listener(state, connection);
+    for (const listener of this.#listeners) listener(state, connection);
   }
 }
 
@@ -269,7 +340,20 @@ function kindOf(server: net.Server): Kind {
 }
 
 const trackers = new WeakMap<net.Server, ConnectionTracker>();
-const bySocket = new WeakMap<net.Socket, TrackedConnection>();
+
+/** On a socket, or a stream of HTTP/2: its connection. */
+const CONNECTION = Symbol('fdpass.connection');
+
+/** One function for all sockets: a connection costs no closure. */
+function onSocketClose(this: net.Socket): void {
+  const connection = connectionOf(this);
+  if (connection?.transport === this) connection.tracker.ended(connection);
+}
+
+function onStreamClose(this: ServerHttp2Stream): void {
+  const connection = connectionOf(this);
+  connection?.tracker.streamEnded(connection);
+}
 
 /** Follows the server's connections from now on. A second call does nothing more. */
 export function trackConnections(server: net.Server): ConnectionTracker {
@@ -280,9 +364,9 @@ export function trackConnections(server: net.Server): ConnectionTracker {
   return tracker;
 }
 
-/** The connection that a socket belongs to, where its server is followed. */
-export function connectionOf(socket: net.Socket): TrackedConnection | undefined {
-  return bySocket.get(socket);
+/** The connection that a socket, or a stream of HTTP/2, belongs to, where its server is followed. */
+export function connectionOf(thing: object): TrackedConnection | undefined {
+  return Reflect.get(thing, CONNECTION) as TrackedConnection | undefined;
 }
 
 interface HttpMessage {
@@ -297,21 +381,31 @@ subscribe('tracing:net.server.listen:asyncStart', (message) => {
 });
 
 // Both channels tell of checkContinue and checkExpectation too, which the event 'request' does not.
-subscribe('http.server.request.start', (message) => {
+function onRequestStart(message: unknown): void {
   const event = message as HttpMessage;
-  const known = bySocket.get(event.socket);
-  if (known?.server === event.server) known.tracker.requestStarted(known, event);
-  else adoptOnRequest(event);
-});
-
-/** A connection that was accepted before its server was followed. */
-function adoptOnRequest(event: HttpMessage): void {
   const tracker = trackers.get(event.server);
-  tracker?.requestStarted(tracker.adopt(event.socket), event);
+  if (tracker?.isObserved !== true) return;
+  const known = connectionOf(event.socket);
+  tracker.requestStarted(known?.tracker === tracker ? known : tracker.adopt(event.socket), event);
 }
 
-subscribe('http.server.response.finish', (message) => {
+function onResponseFinish(message: unknown): void {
   const event = message as HttpMessage;
-  const known = bySocket.get(event.socket);
-  if (known?.server === event.server) known.tracker.responseFinished(known, event);
-});
+  const known = connectionOf(event.socket);
+  if (known?.server === event.server && known.tracker.isObserved) known.tracker.responseFinished(known, event);
+}
+
+let followed = 0;
+
+/** One server more, or one less, whose requests are followed. The channels are the whole process's. */
+function followRequests(change: 1 | -1): void {
+  const before = followed;
+  followed += change;
+  if (before === 0) {
+    subscribe('http.server.request.start', onRequestStart);
+    subscribe('http.server.response.finish', onResponseFinish);
+  } else if (followed === 0) {
+    unsubscribe('http.server.request.start', onRequestStart);
+    unsubscribe('http.server.response.finish', onResponseFinish);
+  }
+}

@@ -75,7 +75,7 @@ export interface SuccessorFacts {
   signal: NodeJS.Signals | null;
 }
 
-/** How far a handoff had come, in the predecessor's words (DESIGN section 5). */
+/** How far a handoff had come, in the predecessor's words (docs/protocol.md). */
 export type HandoffPhase = 'serving' | 'offered' | 'committing' | 'probation' | 'released';
 
 /** A handoff that failed. This process never stopped accepting. */

@@ -76,8 +76,8 @@ export function assertMainThread(what: string): void {
 /**
  * Everything that was handed down, found on the first call and the same ever after.
  *
- * @throws {@link FdpassError} `ERR_FDPASS_ENV`, `_NAMES`: a variable is malformed. `_BADFD`, `_TYPE`: a descriptor is not what it
- * was said to be. Nothing is adopted then, and every later call throws the same.
+ * @throws {@link FdpassError} `ERR_FDPASS_ENV`, `_NAMES`: a variable is malformed. `_BADFD`, `_MISMATCH`: a descriptor is not what it
+ * was said to be. `_PROTOCOL`: the channel brought no OFFER. Nothing is adopted then, and every later call throws the same.
  */
 export function adopt(): Adoption {
   if (failure !== undefined) throw failure; // eslint-disable-line @typescript-eslint/only-throw-error -- it was caught
@@ -108,7 +108,8 @@ function fromPredecessor(): Adoption | undefined {
       throw new FdpassError('ERR_FDPASS_MISMATCH', message, { fd: item.fd, expected: item.inode, got: String(inode) });
     }
     const { name, fd, backlog = facts.backlog } = item;
-    return { name, address: facts.address, type: facts.type, origin: 'predecessor', fd, backlog, claimed: false };
+    const origin = item.supervised === true ? 'systemd' : 'predecessor';
+    return { name, address: facts.address, type: facts.type, origin, fd, backlog, claimed: false };
   });
   for (const { fd } of items) raw.setCloseOnExec(fd, true);
   return { convention: 'fdpass', items, others: [], notes: [], predecessor: { wire, offer, state: readState(offer) } };
@@ -219,7 +220,11 @@ function takeOff(variables: readonly string[]): void {
   for (const variable of variables) delete process.env[variable];
 }
 
-/** The listeners that were handed down and that nobody has claimed. Main thread. Errors as {@link inheritListener}. */
+/**
+ * The listeners that were handed down and that nobody has claimed. Main thread. Errors as {@link inheritListener}.
+ *
+ * @see sd_listen_fds(3)
+ */
 export function inheritedListeners(): InheritedListener[] {
   assertMainThread('inheritedListeners()');
   return adopt()
@@ -238,9 +243,10 @@ export function inheritedListeners(): InheritedListener[] {
  * @param options - Where to bind when nothing was handed down, as in {@link listen}; which convention; `strict`.
  * @returns The Listener. It accepts nothing before ready().
  * @throws {@link FdpassError} `ERR_FDPASS_MISMATCH`: nothing fits, and the options do not say where to bind; the message says what
- * was looked for and what is there. `ERR_FDPASS_CLAIMED`: it was claimed before. `ERR_FDPASS_ENV`, `_NAMES`, `_BADFD`, `_TYPE`,
+ * was looked for and what is there. `ERR_FDPASS_CLAIMED`: it was claimed before. `ERR_FDPASS_ENV`, `_NAMES`, `_BADFD`,
  * `_PROTOCOL`: what was handed down is damaged, and nothing was adopted. `ERR_FDPASS_THREAD`: not in the main thread.
  * What {@link listen} throws.
+ * @see sd_listen_fds(3); docs/protocol.md
  */
 export async function inheritListener(
   name?: string | InheritOptions,

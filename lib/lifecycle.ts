@@ -35,6 +35,7 @@ const served = new Deferred<void>();
  * @returns When this process serves.
  * @throws {@link FdpassError} `ERR_FDPASS_ABORTED`, `_VERSION`, `_PROTOCOL`: the predecessor took the handoff back, and goes on; this
  * process should end. `ERR_FDPASS_THREAD`: not in the main thread. The system's errors where a server cannot listen.
+ * @see docs/protocol.md; sd_notify(3), READY=1
  */
 export function ready(): Promise<Ready> {
   assertMainThread('ready()');
@@ -64,7 +65,12 @@ whenServed(() => {
   process.on('beforeExit', remind);
 });
 
-/** What the predecessor said in `handoff({ state })`: JSON, or bytes. Undefined where there was nothing, or no predecessor. */
+/**
+ * What the predecessor said in `handoff({ state })`: JSON, or bytes. Undefined where there was nothing, or no predecessor.
+ *
+ * @throws {@link FdpassError} As `inheritListener`, of what was handed down; `ERR_FDPASS_THREAD`: not in the main thread.
+ * @see docs/restarts.md; memfd_create(2) for what is too large for a frame
+ */
 // eslint-disable-next-line @typescript-eslint/no-unnecessary-type-parameters -- the caller's word for what the predecessor sent
 export function inheritedState<T>(): T | undefined {
   assertMainThread('inheritedState()');
@@ -96,6 +102,7 @@ export interface RestartOptions extends Omit<HandoffOptions, 'signal'>, Omit<Dra
  * @returns Dispose to listen no more.
  * @throws {@link FdpassError} `ERR_FDPASS_SUPERVISED`: the exit of this process would end the service; the message says what to use
  * instead. Not with `exit: false`. `ERR_FDPASS_THREAD`: not in the main thread. RangeError: not a signal.
+ * @see signal(7); docs/restarts.md, docs/supervisors.md
  */
 export function restartOn(
   signal: NodeJS.Signals = 'SIGUSR2',
@@ -154,6 +161,7 @@ export interface DrainOnOptions extends Omit<DrainOptions, 'signal'> {
  * @param servers - What is drained. Default: all that a Listener serves.
  * @returns Dispose to listen no more.
  * @throws {@link FdpassError} `ERR_FDPASS_THREAD`: not in the main thread. RangeError: not a signal.
+ * @see signal(7); docs/restarts.md
  */
 export function drainOn(
   signals: NodeJS.Signals | readonly NodeJS.Signals[] = ['SIGTERM', 'SIGINT'],

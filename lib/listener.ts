@@ -18,7 +18,10 @@ import { type Servable, Serving } from './serving.js';
 export type { ListenOptions } from './address.js';
 export type { Servable } from './serving.js';
 
-/** Where a Listener came from. `fd`: {@link Listener.from}. */
+/**
+ * Where a Listener came from. `systemd`: a supervisor made it, and owns its address, however many generations ago. `fd`:
+ * {@link Listener.from}.
+ */
 export type ListenerOrigin = 'bound' | 'predecessor' | 'systemd' | 'fd';
 
 /** As in Node. */
@@ -220,7 +223,11 @@ export class Listener implements Disposable {
   }
 }
 
-/** The Listeners of this thread that are open, in the order in which they came to be. */
+/**
+ * The Listeners of this thread that are open, in the order in which they came to be.
+ *
+ * @see docs/api.md
+ */
 export function openListeners(): Listener[] {
   return [...open];
 }
@@ -309,7 +316,9 @@ function backlogOf(fd: number, address: raw.SocketAddress): number {
  * @param options - Where and how; a port or a path at least.
  * @throws TypeError `ERR_INVALID_ARG_TYPE`, RangeError `ERR_INVALID_ARG_VALUE`: an option, named with its value, before
  * anything is opened. The system's errors with the address: EADDRINUSE, EADDRNOTAVAIL, EACCES, ENOTFOUND, ... ENOTSUP: an
- * option that this platform has not.
+ * option that this platform has not. {@link FdpassError} `ERR_FDPASS_NAMES`: the name; `ERR_FDPASS_LIMIT`: another process
+ * holds the lock of the directory for 5 000 ms.
+ * @see bind(2), listen(2), unix(7), flock(2)
  */
 export async function listen(options: ListenOptions): Promise<Listener> {
   const wanted = checkListenOptions(options);

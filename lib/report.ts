@@ -17,8 +17,7 @@ export type FdpassEvent =
   /** As a successor: it accepted though no COMMIT came; the COMMIT came after all; RELEASED is overdue; the channel brought garbage. */
   | { event: 'odd'; what: 'split' | 'lateCommit' | 'notReleased' | 'garbage'; generation: number }
   /** Inherited, claimed by nobody, and closed. */
-  | { event: 'unclaimed'; listeners: string[] }
-  | { event: 'drain'; report: object };
+  | { event: 'unclaimed'; listeners: string[] };
 
 const events = channel('fdpass');
 

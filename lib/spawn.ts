@@ -1,7 +1,7 @@
 /**
  * Children with exactly the descriptors they are given: checks what was asked for, writes the environment, follows the child
  * to its end. Touches process.env only to read it. Knows nothing of listeners and handoffs, only of numbers.
- * Source: execve(2), environ(7), pidfd_open(2), waitid(2); PROTOCOLS 6.3.
+ * Source: execve(2), environ(7), pidfd_open(2), waitid(2); sd_listen_fds(3).
  */
 import net from 'node:net';
 import os from 'node:os';
@@ -106,6 +106,7 @@ interface Pipe {
  * @throws AbortError: `signal` was aborted before.
  * @throws `ENOENT`, `EACCES`, `ENOEXEC`, `E2BIG`, ... of execve(2), with `path`; of chdir(2), with `path`; `EAGAIN`: too many
  * processes; `EMFILE`; `ENOMEM`. A TypeError or RangeError that names the argument.
+ * @see execve(2), environ(7), sd_listen_fds(3)
  */
 export function spawn(file: string, args: readonly string[] = [], options: SpawnOptions = {}): Child {
   return spawnBy({}, file, args, options);

@@ -7,26 +7,43 @@ import fs from 'node:fs';
 
 import { FdpassError } from './errors.js';
 
+/** A process above this one. */
+export interface Ancestor {
+  pid: number;
+  /** proc_pid_comm(5): at most 15 characters, and what the program made of it, as in `npm start`. */
+  name: string;
+}
+
 /** What there is to see of who watches this process. */
 export interface Surroundings {
   pid: number;
   isClusterWorker: boolean;
   environment: Readonly<Record<string, string | undefined>>;
-  /** The name of the program at this process's parent, where that is pid 1; else undefined. */
-  init: string | undefined;
+  /** The parent first. */
+  ancestors: readonly Ancestor[];
 }
 
 /** Inits of containers that end with the one child that they started. */
-const CONTAINER_INITS = ['tini', 'docker-init', 'dumb-init', 'catatonit', 'podman-init', 'pod-init'];
+const CONTAINER_INITS = /^(tini|docker-init|dumb-init|catatonit|podman-init|pod-init)$/;
+
+/** Programs that only wait for the one that they started, and end with it. */
+const RUNNERS = /^(npm|npx|pnpm|yarn|bun)\b/;
+const SHELLS = /^(sh|dash|bash|ash|busybox|zsh|ksh)$/;
 
 /**
  * Why a restart by handoff would end the service here.
  *
  * @returns A sentence with what to use instead; undefined where nothing speaks against it.
  */
-export function whySupervised({ pid, isClusterWorker, environment, init }: Surroundings): string | undefined {
+export function whySupervised({ pid, isClusterWorker, environment, ancestors }: Surroundings): string | undefined {
+  if (environment['pm_id'] !== undefined && environment['PM2_HOME'] !== undefined) {
+    return 'PM2 starts it anew when it exits: use `pm2 reload`, or start it without PM2';
+  }
   if (isClusterWorker) {
     return 'it is a cluster worker, and the primary owns the socket: restart by handoff in the primary, or do without cluster';
+  }
+  if (environment['SUPERVISOR_ENABLED'] !== undefined) {
+    return 'supervisord starts it anew when it exits: run it under systemd (Type=notify), or without a supervisor';
   }
   if (pid === 1) {
     return (
@@ -34,19 +51,24 @@ export function whySupervised({ pid, isClusterWorker, environment, init }: Surro
       'follows a changing pid as pid 1'
     );
   }
-  if (environment['pm_id'] !== undefined && environment['PM2_HOME'] !== undefined) {
-    return 'PM2 starts it anew when it exits: use `pm2 reload`, or start it without PM2';
+  const waiting = ancestors.slice(0, countWaiting(ancestors));
+  const init = ancestors.at(waiting.length);
+  const first = [...waiting, init].find((ancestor) => ancestor?.pid === 1);
+  if (first !== undefined && (waiting.includes(first) || CONTAINER_INITS.test(first.name))) {
+    return `${first.name} is pid 1, ends with this process, and the container with it: start the new one as a container of its own`;
   }
-  if (environment['SUPERVISOR_ENABLED'] !== undefined) {
-    return 'supervisord starts it anew when it exits: run it under systemd (Type=notify), or without a supervisor';
-  }
-  if (init !== undefined && CONTAINER_INITS.includes(init)) {
-    return `its parent ${init} is pid 1 and ends the container with it: start the new one as a container of its own`;
-  }
-  if (environment['SYSTEMD_EXEC_PID'] === String(pid) && environment['NOTIFY_SOCKET'] === undefined) {
+  const main = environment['SYSTEMD_EXEC_PID'];
+  const runner = waiting.find((ancestor) => String(ancestor.pid) === main && RUNNERS.test(ancestor.name));
+  if ((main === String(pid) || runner !== undefined) && environment['NOTIFY_SOCKET'] === undefined) {
     return 'it is the main process of a systemd unit that does not hear of a successor: set Type=notify in the unit';
   }
   return undefined;
+}
+
+/** How many of the ancestors, the parent first, only wait for this process. */
+function countWaiting(ancestors: readonly Ancestor[]): number {
+  const other = ancestors.findIndex(({ name }) => !RUNNERS.test(name) && !SHELLS.test(name));
+  return other === -1 ? ancestors.length : other;
 }
 
 /** Refuses what would end the service: `ERR_FDPASS_SUPERVISED`. */
@@ -55,17 +77,25 @@ export function assertNotSupervised(): void {
     pid: process.pid,
     isClusterWorker: cluster.isWorker,
     environment: process.env,
-    init: process.ppid === 1 ? nameOfInit() : undefined,
+    ancestors: ancestorsOf(process.ppid),
   });
   if (why === undefined) return;
   const message = `A restart by handoff ends with the exit of this process (pid ${process.pid}), and ${why}`;
   throw new FdpassError('ERR_FDPASS_SUPERVISED', message);
 }
 
-function nameOfInit(): string | undefined {
+/** As far as /proc shows them; none where there is no /proc. proc_pid_stat(5) */
+function ancestorsOf(parent: number): Ancestor[] {
+  const ancestors: Ancestor[] = [];
   try {
-    return fs.readFileSync('/proc/1/comm', 'utf8').trim();
+    for (let pid = parent; pid > 0;) {
+      const stat = fs.readFileSync(`/proc/${pid}/stat`, 'utf8');
+      const end = stat.lastIndexOf(')'); // a name may hold anything, a parenthesis too
+      ancestors.push({ pid, name: stat.slice(stat.indexOf('(') + 1, end) });
+      pid = Number(stat.slice(end + 2).split(' ')[1]);
+    }
   } catch {
-    return undefined; // no /proc, or not ours to read
+    // no /proc here, or not ours to read: what was seen so far must do
   }
+  return ancestors;
 }

@@ -3,7 +3,16 @@ import { test } from 'node:test';
 
 import { type Surroundings, whySupervised } from '../lib/supervised.js';
 
-const TERMINAL: Surroundings = { pid: 4711, isClusterWorker: false, environment: {}, init: undefined };
+const TERMINAL: Surroundings = {
+  pid: 4711,
+  isClusterWorker: false,
+  environment: {},
+  ancestors: [
+    { pid: 99, name: 'bash' },
+    { pid: 98, name: 'sshd' },
+    { pid: 1, name: 'systemd' },
+  ],
+};
 
 test('started from a terminal, nothing speaks against a restart', () => {
   assert.equal(whySupervised(TERMINAL), undefined);
@@ -14,8 +23,43 @@ const REFUSED: [who: string, surroundings: Partial<Surroundings>, instead: RegEx
   ['pid 1 of a container', { pid: 1 }, /container/],
   ['a process of PM2', { environment: { pm_id: '0', PM2_HOME: '/home/x/.pm2' } }, /pm2 reload/],
   ['a process of supervisord', { environment: { SUPERVISOR_ENABLED: '1' } }, /systemd/],
-  ['the child of tini', { init: 'tini' }, /tini/],
-  ['the child of docker --init', { init: 'docker-init' }, /docker-init/],
+  ['a cluster worker of PM2', { isClusterWorker: true, environment: { pm_id: '0', PM2_HOME: '/x' } }, /pm2 reload/],
+  ['the child of tini', { ancestors: [{ pid: 1, name: 'tini' }] }, /tini/],
+  ['the child of docker --init', { ancestors: [{ pid: 1, name: 'docker-init' }] }, /docker-init/],
+  ['the child of a shell that is pid 1', { ancestors: [{ pid: 1, name: 'sh' }] }, /sh is pid 1/],
+  [
+    'a program that npm runs as pid 1',
+    {
+      ancestors: [
+        { pid: 18, name: 'sh' },
+        { pid: 1, name: 'npm start' },
+      ],
+    },
+    /npm start is pid 1/,
+  ],
+  [
+    'a program below npm below tini',
+    {
+      ancestors: [
+        { pid: 18, name: 'sh' },
+        { pid: 7, name: 'npm start' },
+        { pid: 1, name: 'tini' },
+      ],
+    },
+    /tini is pid 1/,
+  ],
+  [
+    'a program that npm runs as the main process of a unit that is not Type=notify',
+    {
+      environment: { SYSTEMD_EXEC_PID: '7' },
+      ancestors: [
+        { pid: 18, name: 'sh' },
+        { pid: 7, name: 'npm start' },
+        { pid: 1, name: 'systemd' },
+      ],
+    },
+    /Type=notify/,
+  ],
   ['the main process of a unit that is not Type=notify', { environment: { SYSTEMD_EXEC_PID: '4711' } }, /Type=notify/],
 ];
 for (const [who, surroundings, instead] of REFUSED) {
@@ -30,7 +74,12 @@ test('a unit that hears of a new main process is not refused', () => {
   assert.equal(whySupervised({ ...TERMINAL, environment }), undefined);
 });
 
-test('a grandchild of a unit, and an orphan under an init that stays, are not refused', () => {
-  assert.equal(whySupervised({ ...TERMINAL, environment: { SYSTEMD_EXEC_PID: '99' } }), undefined);
-  assert.equal(whySupervised({ ...TERMINAL, init: 'systemd' }), undefined);
+test('a grandchild of a unit, an orphan under an init that stays, and a shell of a desktop session are not refused', () => {
+  assert.equal(whySupervised({ ...TERMINAL, environment: { SYSTEMD_EXEC_PID: '55' } }), undefined);
+  assert.equal(whySupervised({ ...TERMINAL, ancestors: [{ pid: 1, name: 'systemd' }] }), undefined);
+  assert.equal(whySupervised({ ...TERMINAL, environment: { SYSTEMD_EXEC_PID: '98' } }), undefined);
+});
+
+test('where the system shows no ancestors, what is known of this process decides', () => {
+  assert.equal(whySupervised({ ...TERMINAL, ancestors: [] }), undefined);
 });

@@ -1,7 +1,7 @@
 /**
  * fdpass's own convention: FDPASS_CHANNEL names the control channel of a handoff, as `number:inode`.
  * The inode tells a channel from whatever else may stand at that number in a grandchild that inherited the variable.
- * Pure: it sees the text it is given, and opens and closes nothing. Source: DESIGN section 5, docs/protocol.md.
+ * Pure: it sees the text it is given, and opens and closes nothing. Source: docs/protocol.md.
  */
 import { FdpassError } from '../errors.js';
 import type { Environment, Writing } from './convention.js';

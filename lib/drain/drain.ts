@@ -3,6 +3,7 @@
  * Acts on servers and on their connections. Does not exit the process, and does not touch the listening socket of a Listener.
  */
 import dgram from 'node:dgram';
+import type http from 'node:http';
 import net from 'node:net';
 import { performance } from 'node:perf_hooks';
 import { inspect } from 'node:util';
@@ -20,6 +21,7 @@ import { Grace } from './grace.js';
 import { Announcer } from './http1.js';
 import { SessionEnd } from './http2.js';
 
+/** How long {@link drain} waits, and for what. */
 export interface DrainOptions {
   /** How long an idle connection is left open, in ms; never past the server's keepAliveTimeout. 5 000. */
   idleGrace?: number | undefined;
@@ -74,6 +76,7 @@ const LONGEST_TIMER = 2 ** 31 - 1; // setTimeout takes a longer one for 1 ms
  * @param servers - Default: all that a Listener of this thread serves, or served and that still have connections.
  * @returns The same promise for the same server, where no signal is given.
  * @throws A TypeError or RangeError that names the option. An AbortError: `signal`.
+ * @see RFC 9112 section 9.6 (Connection: close), RFC 9113 section 6.8 (GOAWAY); docs/restarts.md
  */
 export function drain(
   servers: Servable | Iterable<Servable> = servedServers(),
@@ -124,7 +127,7 @@ function drainOf(server: Servable, idleGrace: number, timeout: number): Drain {
 function isAlive(server: Servable): boolean {
   const state = servingOf(server)?.state ?? 'released';
   if (state !== 'released' || isListening(server)) return true;
-  return server instanceof net.Server && trackConnections(server).connections.size > 0;
+  return server instanceof net.Server && trackConnections(server).connections.length > 0;
 }
 
 type Ending = 'finished' | 'announced' | 'closedIdle' | 'forced';
@@ -140,6 +143,7 @@ class ServerDrain implements Drain, ConnectionObserver {
   readonly #sessions = new Map<TrackedConnection, SessionEnd>();
   readonly #started = performance.now();
   #isForced = false;
+  #observation: Disposable | undefined;
   #announcer: Announcer | undefined;
   #deadline: NodeJS.Timeout | undefined;
   readonly #done = new Deferred<DrainReport>();
@@ -176,8 +180,8 @@ class ServerDrain implements Drain, ConnectionObserver {
 
   #begin(): void {
     stopAccepting(this.#server);
+    this.#observation = this.#tracker.observe(this);
     this.#announcer = new Announcer(this.#tracker);
-    this.#tracker.observers.add(this);
     for (const connection of this.#tracker.connections) this.opened(connection);
     this.#server.on('close', this.#look);
     // The deadline holds the process: a drain that nobody else keeps alive still ends with its report.
@@ -203,6 +207,10 @@ class ServerDrain implements Drain, ConnectionObserver {
     this.#announcer?.requested(connection, request, response);
   }
 
+  found(connection: TrackedConnection, response: http.ServerResponse): void {
+    this.#announcer?.found(connection, response);
+  }
+
   answered(connection: TrackedConnection): void {
     if (!connection.upgraded) this.#grace.begin(connection);
   }
@@ -212,7 +220,7 @@ class ServerDrain implements Drain, ConnectionObserver {
     this.#sessions.get(connection)?.[Symbol.dispose]();
     this.#sessions.delete(connection);
     this.#counts[this.#endings.get(connection) ?? this.#endingOf(connection)]++;
-    if (this.#tracker.connections.size === 0) this.#look();
+    if (this.#tracker.connections.length === 0) this.#look();
   }
 
   #endingOf(connection: TrackedConnection): Ending {
@@ -225,13 +233,13 @@ class ServerDrain implements Drain, ConnectionObserver {
 
   /** Has the last connection gone? Node counts too: there may be some that were accepted before the server was followed. */
   readonly #look = (): void => {
-    if (this.#tracker.connections.size > 0) return;
+    if (this.#tracker.connections.length > 0) return;
     if (this.#isForced) {
       this.#end();
       return;
     }
     this.#server.getConnections((_error, count) => {
-      if (this.#tracker.connections.size === 0 && !count) this.#end();
+      if (this.#tracker.connections.length === 0 && !count) this.#end();
     });
   };
 
@@ -257,7 +265,7 @@ class ServerDrain implements Drain, ConnectionObserver {
     this.ended = true;
     clearTimeout(this.#deadline);
     this.#server.off('close', this.#look);
-    this.#tracker.observers.delete(this);
+    this.#observation?.[Symbol.dispose]();
     this.#announcer?.[Symbol.dispose]();
     this.#grace[Symbol.dispose]();
     this.#counts.duration = performance.now() - this.#started;

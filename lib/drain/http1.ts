@@ -19,6 +19,8 @@ interface Progress {
   end: number | undefined;
   /** Requests that wait for the next turn of the loop. */
   delayed: number;
+  /** The last response that was found, not told of. */
+  found: http.ServerResponse | undefined;
   /** The response that says `Connection: close`. */
   announced: http.ServerResponse | undefined;
 }
@@ -35,16 +37,17 @@ export class Announcer implements Disposable {
     for (const socket of httpSockets(this.#server, 'all') ?? []) {
       if (connectionOf(socket)?.server !== this.#server) tracker.adopt(socket);
     }
-    const between = httpSockets(this.#server, 'idle');
+    const between = httpSockets(this.#server, 'between');
     for (const connection of tracker.connections) {
       const { socket } = connection;
       const isKnown = socket.bytesRead === 0 || between?.has(socket) === true;
       this.#progress.set(connection, {
         end: isKnown ? socket.bytesRead : undefined,
         delayed: 0,
+        found: undefined,
         announced: undefined,
       });
-      for (const response of connection.responses) this.#watch(connection, response);
+      for (const response of connection.responses) this.found(connection, response);
     }
     this.#interception = intercept(this.#server, (event, [request, response], pass) => {
       const isRequest = event === 'request' || event === 'checkContinue' || event === 'checkExpectation';
@@ -66,6 +69,12 @@ export class Announcer implements Disposable {
     this.#watch(connection, response);
   }
 
+  /** A response whose request came before. What was parsed behind it is not known by name. */
+  found(connection: TrackedConnection, response: http.ServerResponse): void {
+    this.#progressOf(connection).found = response;
+    this.#watch(connection, response);
+  }
+
   [Symbol.dispose](): void {
     this.#interception[Symbol.dispose]();
   }
@@ -73,7 +82,7 @@ export class Announcer implements Disposable {
   #progressOf(connection: TrackedConnection): Progress {
     let progress = this.#progress.get(connection);
     if (progress === undefined) {
-      progress = { end: 0, delayed: 0, announced: undefined };
+      progress = { end: 0, delayed: 0, found: undefined, announced: undefined };
       this.#progress.set(connection, progress);
     }
     return progress;
@@ -126,39 +135,49 @@ export class Announcer implements Disposable {
   #isLast(connection: TrackedConnection, response: http.ServerResponse): boolean {
     if (connection.responses.at(-1) !== response) return false;
     const progress = this.#progressOf(connection);
+    if (progress.found === response && connection.hasRequestBehind(response)) return false;
     const { bytesRead } = connection.socket;
     if (bytesRead === progress.end) return true;
     if (!response.req.complete) return false;
     // The count is lost, or counts in vain: the request is written in an unusual way, or more came. Node's parser knows.
-    if (httpSockets(this.#server, 'idle')?.has(connection.socket) !== true) return false;
+    if (httpSockets(this.#server, 'between')?.has(connection.socket) !== true) return false;
     progress.end = bytesRead;
     return true;
   }
 }
 
 /**
- * The sockets that Node has a parser of HTTP/1 for: all, or those whose parser stands between two requests, whatever their response
- * does. Fresh ones, which have not sent a byte, count as `idle` on Node 26 alone. Upgraded ones are in neither.
+ * The sockets that Node has a parser of HTTP/1 for: all; those whose parser stands between two requests, whatever their response
+ * does; or those that Node itself would close as idle. Fresh ones, which have not sent a byte, are among the latter two on Node 26
+ * alone. Upgraded ones are in none.
  *
  * Node tells this through what closeIdleConnections and closeAllConnections would destroy: they are called on a stand-in for the
- * server, whose list of connections notes who asks for it and is empty otherwise. Nothing is closed, and the server is not touched.
+ * server, whose sockets note that they would be destroyed. Nothing is closed, and neither server nor sockets are touched.
  *
  * @returns Undefined where the server has not listened yet, or where this Node keeps its connections in another way.
  */
-export function httpSockets(server: net.Server, which: 'all' | 'idle'): Set<net.Socket> | undefined {
+export function httpSockets(server: net.Server, which: 'all' | 'between' | 'idle'): Set<net.Socket> | undefined {
   let sockets: Set<net.Socket> | undefined;
+  const ask = (parsers: Parser[]): Parser[] => {
+    const found = new Set<net.Socket>();
+    sockets = found;
+    return parsers.map(({ socket }) => {
+      const get = (_target: net.Socket, key: PropertyKey): unknown => {
+        if (key === 'destroy') return () => found.add(socket);
+        if (key === '_httpMessage' && which === 'between') return undefined; // why Node would pass over it
+        return Reflect.get(socket, key);
+      };
+      return { socket: new Proxy(socket, { get }) };
+    });
+  };
   const standIn = new Proxy(server, {
     get(target, key) {
       const value: unknown = Reflect.get(target, key);
       if (typeof key !== 'symbol' || !isConnectionsList(value)) return value;
-      const note = (): [] => {
-        sockets = new Set(value[which]().map((parser) => parser.socket));
-        return [];
-      };
-      return { idle: note, all: note };
+      return { idle: () => ask(value.idle()), all: () => ask(value.all()) };
     },
   });
-  const method = which === 'idle' ? 'closeIdleConnections' : 'closeAllConnections';
+  const method = which === 'all' ? 'closeAllConnections' : 'closeIdleConnections';
   try {
     http.Server.prototype[method].call(standIn);
   } catch {
@@ -167,9 +186,13 @@ export function httpSockets(server: net.Server, which: 'all' | 'idle'): Set<net.
   return sockets;
 }
 
+interface Parser {
+  socket: net.Socket;
+}
+
 interface ConnectionsList {
-  idle(): { socket: net.Socket }[];
-  all(): { socket: net.Socket }[];
+  idle(): Parser[];
+  all(): Parser[];
 }
 
 function isConnectionsList(value: unknown): value is ConnectionsList {

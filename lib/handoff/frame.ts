@@ -1,5 +1,5 @@
 /**
- * Frames of the handoff channel: messages to bytes, and bytes and descriptors back to messages. DESIGN section 5, PROTOCOLS 7.1.
+ * Frames of the handoff channel: messages to bytes, and bytes and descriptors back to messages. Source: docs/protocol.md.
  * Pure: it reads and writes no socket, and never touches a descriptor; what must be closed it hands back to the caller.
  *
  *     byte  0-2   'FDP'
@@ -50,6 +50,8 @@ export interface Item {
   device: string;
   /** Of sockets that listen. */
   backlog?: number;
+  /** A supervisor handed it to the first generation, and owns its address in every later one. */
+  supervised?: boolean;
 }
 
 /** An item of a spawned successor, at the number it was born with. */
@@ -63,7 +65,7 @@ export interface SpawnedItem extends Item {
  */
 export type OfferedState = { json: unknown } | { fd: number | null; length: number; encoding: 'json' | 'bytes' };
 
-/** Everything that travels, by type (the table of DESIGN section 5). */
+/** Everything that travels, by type (the table in docs/protocol.md). */
 export type Message =
   | { type: 'HELLO'; versions: VersionRange; pid: number; features: string[] }
   | {
@@ -417,6 +419,7 @@ function item(value: unknown, what: string): Item {
     device: digits(fields['device'], `${what}.device`),
   };
   if (fields['backlog'] !== undefined) entry.backlog = integer(fields['backlog'], `${what}.backlog`);
+  if (fields['supervised'] === true) entry.supervised = true;
   return entry;
 }
 

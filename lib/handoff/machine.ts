@@ -1,5 +1,5 @@
 /**
- * The two sides of a handoff as pure functions: (state, event) -> { state, effects }. DESIGN section 5, PROTOCOLS 7.1.
+ * The two sides of a handoff as pure functions: (state, event) -> { state, effects }. Source: docs/protocol.md.
  * Plain data in and out: no clock, no I/O, no descriptor. predecessor.ts and successor.ts carry the effects out;
  * test/handoff/explorer.ts walks every interleaving of these very functions.
  *
@@ -558,9 +558,7 @@ function beforeServing(
           return never(event.message);
       }
     case 'malformed':
-      // The last words of a dying one are its end. But not while the set is incomplete: one that is not fdpass at all must
-      // not be taken for one that has left the address.
-      if (isDying(state, event) && phase !== 'starting') return stay(state);
+      if (isDying(state, event)) return stay(state); // its end comes next
       return fail(state, 'ERR_FDPASS_PROTOCOL', event.why, 'we');
     case 'ended':
     case 'sendFailed':
@@ -647,7 +645,10 @@ function whileServing(state: SuccessorState, event: SuccessorEvent): Step<Succes
   }
 }
 
-/** Over the takeover path the end of the channel may be no death: an old one that gives up closes it, and lives. */
+/**
+ * The last words of a dying one are its end. Not so over the takeover path, where the end may be no death: an old one that
+ * gives up closes the channel, and lives; and what is not fdpass at all must not be taken for one that has left the address.
+ */
 function isDying(state: SuccessorState, event: { dying?: boolean }): boolean {
   return event.dying === true && state.birth === 'spawn';
 }

@@ -29,6 +29,7 @@ import {
   type PredecessorEffect,
   type PredecessorEvent,
   type PredecessorState,
+  type PredecessorWish,
   PROBATION,
   READY_TIMEOUT,
   type Step,
@@ -106,6 +107,7 @@ let done: Successor | undefined;
  * @throws {@link HandoffError} with the phase and what is known of the successor: `ERR_FDPASS_SPAWN`, `_SUCCESSOR_EXITED`,
  * `_READY_TIMEOUT`, `_COMMIT_TIMEOUT`, `_PROBATION`, `_ABORTED`, `_PROTOCOL`, `_VERSION`, `_SUPERSEDED`, `_NOT_READY`, `_LIMIT`.
  * TypeError, RangeError: an option, before anything has changed. `ERR_FDPASS_THREAD`: not in the main thread.
+ * @see docs/protocol.md; sd_listen_fds(3) for what a successor of another kind finds
  */
 export async function handoff(options: HandoffOptions = {}): Promise<Successor> {
   checkOptions(options);
@@ -155,7 +157,7 @@ async function begin(options: HandoffOptions): Promise<Successor> {
 
 /** Takes back a handoff that is under way: this process was asked to stop. */
 export function stopHandoff(): void {
-  current?.event({ type: 'stop' });
+  current?.wish({ type: 'stop' });
 }
 
 function refusal(code: FdpassErrorCode, message: string): HandoffError {
@@ -206,10 +208,15 @@ class Transaction {
   }
 
   supersede(): void {
-    this.event({ type: 'supersede' });
+    this.wish({ type: 'supersede' });
   }
 
-  event(event: PredecessorEvent): void {
+  /** Somebody wants the handoff to end: what the successor has said already comes first. */
+  wish(event: PredecessorWish): void {
+    this.#deliver({ event });
+  }
+
+  #event(event: PredecessorEvent): void {
     this.#step(predecessor(this.#machine, event));
   }
 
@@ -232,17 +239,17 @@ class Transaction {
     this.#takeBack = this.#listeners.map(lendPath);
     signal?.addEventListener('abort', this.#abort);
     process.on('exit', this.#exit);
-    this.event({ type: 'start' });
+    this.#event({ type: 'start' });
   }
 
   readonly #abort = (): void => {
     const reason: unknown = this.#options.signal?.reason;
     const message = `the caller took it back (${reason instanceof Error ? reason.message : String(reason)})`;
-    this.event({ type: 'cancel', code: 'ERR_FDPASS_ABORTED', message });
+    this.wish({ type: 'cancel', code: 'ERR_FDPASS_ABORTED', message });
   };
 
   readonly #exit = (code: number): void => {
-    if (code === 0) this.event({ type: 'exit' }); // after a crash the successor goes on instead
+    if (code === 0) this.wish({ type: 'exit' }); // after a crash the successor goes on instead
   };
 
   /** Everything is opened, written and started here, in one go; what fails leaves nothing behind. */
@@ -297,11 +304,11 @@ class Transaction {
     });
     this.#watcher?.wait(child.pid, this.#ending.signal).then(
       () => {
-        this.event({ type: 'accepting' });
+        this.#event({ type: 'accepting' });
       },
       (error: unknown) => {
         if (this.#ending.signal.aborted) return; // it is over: nobody waits any more
-        this.event({
+        this.wish({
           type: 'cancel',
           code: 'ERR_FDPASS_ABORTED',
           message: `its readiness could not be watched: ${String(error)}`,
@@ -321,7 +328,16 @@ class Transaction {
     const items = this.#listeners.map((listener, index): Item & { fd: number } => {
       const { inode, device } = raw.describe(listener.fd);
       const { name, type, address, backlog } = listener;
-      return { fd: FIRST + index, name, type, address, inode: String(inode), device: String(device), backlog };
+      return {
+        fd: FIRST + index,
+        name,
+        type,
+        address,
+        inode: String(inode),
+        device: String(device),
+        backlog,
+        supervised: listener.origin === 'systemd',
+      };
     });
     const offer: Message = {
       type: 'OFFER',
@@ -351,7 +367,7 @@ class Transaction {
     });
   }
 
-  #deliver(why: Wake<PredecessorDeadline>): void {
+  #deliver(why: Wake<PredecessorDeadline, PredecessorWish>): void {
     const mail = this.#readMail();
     this.#step(deliver(predecessor, this.#machine, mail, why));
     const ended = mail.some((item) => item.type === 'ended');

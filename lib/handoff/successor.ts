@@ -21,6 +21,7 @@ import {
   type SuccessorEffect,
   type SuccessorEvent,
   type SuccessorState,
+  type SuccessorWish,
   type Wake,
   type SuccessorDeadline,
 } from './machine.js';
@@ -77,7 +78,9 @@ function settle(): void {
 /** Everything that came from the predecessor, which goes on with it. */
 function closeInherited(): void {
   stopAccepting();
-  for (const listener of openListeners()) if (listener.origin === 'predecessor') relinquish(listener);
+  for (const listener of openListeners()) {
+    if (listener.origin === 'predecessor' || listener.origin === 'systemd') relinquish(listener);
+  }
   closeUnclaimed();
 }
 
@@ -136,7 +139,8 @@ class NextGeneration implements Generation {
     });
     wire.unref(); // until ready() is called, the application's own start keeps the process
     this.#event({ type: 'start' });
-    if (commonVersion(offer.versions, VERSIONS) === undefined) {
+    this.#deliver('readable');
+    if (commonVersion(offer.versions, VERSIONS) === undefined && !this.#machine.ended) {
       const message =
         `The predecessor (pid ${offer.pid}) speaks versions ${offer.versions.min} to ${offer.versions.max} of the protocol, ` +
         `and this process ${VERSIONS.min} to ${VERSIONS.max}`;
@@ -170,7 +174,7 @@ class NextGeneration implements Generation {
 
   stop(): void {
     this.#stopping = true;
-    this.#event({ type: 'stop' });
+    this.#deliver({ event: { type: 'stop' } });
   }
 
   /** Mail is read outside the loop's poll phase: a descriptor that is closed there could stay registered (libuv before 1.49, io_uring). */
@@ -183,10 +187,10 @@ class NextGeneration implements Generation {
     });
   }
 
-  #deliver(why: Wake<SuccessorDeadline>): void {
+  #deliver(why: Wake<SuccessorDeadline, SuccessorWish>): void {
     this.#serially(() => {
-      if (this.#wire.closed) return;
-      this.#step(deliver(successor, this.#machine, this.#readMail(), why));
+      const mail = this.#wire.closed ? [] : this.#readMail();
+      this.#step(deliver(successor, this.#machine, mail, why));
     });
   }
 

@@ -108,6 +108,21 @@ async function freePort(): Promise<number> {
   return typeof address === 'object' && address !== null ? address.port : 0;
 }
 
+test('a listener of a supervisor keeps its address in every generation, whatever port the program names', async (t) => {
+  const server = await startServer(t, `${FIXTURES}supervisor.mjs`);
+  const { address } = server;
+
+  for (let generation = 2; generation <= 3; generation++) {
+    const old = server.newest;
+    await server.restart();
+    await server.gone(old);
+    assert.equal(await get(server.url), `${server.newest}\n`);
+  }
+
+  assert.deepEqual([...new Set(server.generations.map((each) => each.address))], [address]);
+  assert.ok(!server.lines.some(({ text }) => text.includes('FDPASS_UNCLAIMED')));
+});
+
 test('a symlink to a release that was re-pointed takes effect; flags of Node are kept', async (t) => {
   const directory = temporaryDirectory(t);
   const root = path.resolve(FIXTURES, '../../..');
@@ -160,7 +175,7 @@ test('a second request during a handoff joins it; afterwards it hears who took o
   const [first, second] = await Promise.all([askHandoff(server, {}, address), askHandoff(server, {}, address)]);
 
   assert.deepEqual(first, second);
-  assert.equal(first.generation, 2);
+  assert.equal(first.generation, 2, first.message);
 });
 
 test('overlap: reject refuses a second request while one is under way', async (t) => {

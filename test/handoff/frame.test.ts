@@ -1,4 +1,4 @@
-/** Frames: the vectors of PROTOCOLS 7.1, and whatever a stream may do to them. Descriptors are plain numbers here: nothing is opened. */
+/** Frames: the layout of docs/protocol.md, and whatever a stream may do to them. Descriptors are plain numbers here: nothing is opened. */
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 

@@ -1,4 +1,4 @@
-/** The two machines, one rule at a time: the failure tables of PROTOCOLS 7.1 row by row. What they do together is the explorer's. */
+/** The two machines, one rule at a time: the failure tables of docs/protocol.md row by row. What they do together is the explorer's. */
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 
@@ -146,7 +146,7 @@ const ACCEPTING_PHASES: readonly PredecessorPhase[] = ['offered', 'committing', 
 
 // ---- The old side ----------------------------------------------------------------------------------------------------------
 
-test('the deadlines are those of DESIGN section 5', () => {
+test('the deadlines are those of docs/protocol.md', () => {
   assert.deepEqual([READY_TIMEOUT, COMMIT_TIMEOUT, PROBATION, RELEASE_MARGIN], [30_000, 5_000, 1_000, 5_000]);
 });
 
@@ -359,6 +359,16 @@ describe('old: the new one says ABORT, or nonsense', () => {
 
   test('ABORT takes back what was said before it: READY is not answered with COMMIT', () => {
     assert.deepEqual(toOld(old('offered'), [ready, abort]).told[0], TERM_GENTLY);
+  });
+
+  test('ABORT counts, wherever the pidfd puts the end', () => {
+    for (const mail of [
+      [ended, abort],
+      [abort, ended],
+    ]) {
+      const { told } = toOld(old('offered'), mail);
+      assert.deepEqual(told, [TERM_GENTLY, 'fail ERR_FDPASS_ABORTED in offered', ARM_GONE, 'disarm', 'clear']);
+    }
   });
 
   test('ABORT behind RELEASE: the listeners stay open', () => {
@@ -649,8 +659,9 @@ describe('new: a handoff that goes well', () => {
     assert.equal(now.phase, 'ready');
   });
 
-  test('ready() twice is one READY', () => {
+  test('ready() twice is one READY, and a set is complete once', () => {
     const state = fresh('ready');
+    assert.deepEqual(successor(state, { type: 'adopted', probation: 1 }), { state, effects: [] });
     assert.deepEqual(successor(state, { type: 'ready' }), { state, effects: [] });
   });
 });
@@ -833,6 +844,14 @@ describe('new: the old one says ABORT, or nonsense', () => {
   test('serving, garbage: until RELEASE the old one accepts: ABORT, and leave', () => {
     const { told } = toNew(fresh('serving'), [garbage]);
     assert.deepEqual(told, ['send ABORT ERR_FDPASS_PROTOCOL', 'disarm', 'stopAccepting', 'leave ERR_FDPASS_PROTOCOL']);
+  });
+
+  test('starting and adopted, spawn, garbage with the end behind it: the set is complete, and nobody else is left', () => {
+    for (const phase of ['starting', 'adopted'] as const) {
+      const { state, told } = toNew(fresh(phase), [garbage, ended]);
+      assert.deepEqual(told, []);
+      assert.equal(state.ended, true);
+    }
   });
 
   test('serving, garbage with the end behind it: the last words of a dying one: alone', () => {

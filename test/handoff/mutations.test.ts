@@ -143,6 +143,13 @@ const mutations: [name: string, invariant: Invariant, rules: Rules][] = [
     fresh((step, state, event) => (hears(event, 'ABORT') ? RULES.successor(state, { type: 'ended' }) : step)),
   ],
   [
+    'the new one heeds ABORT when it is alone',
+    'proof',
+    fresh((step, state, event) =>
+      state.phase === 'alone' && hears(event, 'ABORT') ? RULES.successor({ ...state, phase: 'serving' }, event) : step,
+    ),
+  ],
+  [
     'the new one stops accepting when the old one ends',
     'proof',
     fresh((step, state, event) =>
