@@ -141,13 +141,15 @@ const options: ts.CompilerOptions = {
   skipLibCheck: true,
   noEmit: true,
 };
-const host = ts.createCompilerHost(options);
-const { fileExists, readFile } = host;
-host.fileExists = (file) => virtual.has(file) || fileExists(file);
-host.readFile = (file) => virtual.get(file) ?? readFile(file);
-host.getSourceFile = (file, settings) => {
-  const text = host.readFile(file);
-  return text === undefined ? undefined : ts.createSourceFile(file, text, settings);
+const disk = ts.createCompilerHost(options);
+const host: ts.CompilerHost = {
+  ...disk,
+  fileExists: (file) => virtual.has(file) || disk.fileExists(file),
+  readFile: (file) => virtual.get(file) ?? disk.readFile(file),
+  getSourceFile: (file, settings) => {
+    const text = virtual.get(file);
+    return text === undefined ? disk.getSourceFile(file, settings) : ts.createSourceFile(file, text, settings);
+  },
 };
 const compiled = ts.createProgram([...sources, ...virtual.keys()], options, host);
 const checker = compiled.getTypeChecker();
@@ -200,6 +202,16 @@ for (const file of sources) {
     });
 
     assert.deepEqual(missing, []);
+  });
+
+  test(`every function of ${name} names its man page, its specification or its document`, () => {
+    const functions = symbols.map(resolved).filter(({ flags }) => flags & ts.SymbolFlags.Function);
+    const missing = functions.filter((each) => !each.getJsDocTags(checker).some((tag) => tag.name === 'see'));
+
+    assert.deepEqual(
+      missing.map((each) => each.name),
+      [],
+    );
   });
 
   test(`every export of ${name} stands in docs/api.md, every option of an export too`, () => {
