@@ -61,6 +61,13 @@ export interface ConnectionObserver {
   closed(connection: TrackedConnection): void;
 }
 
+/** On a socket, or a stream of HTTP/2: its connection. */
+const CONNECTION: unique symbol = Symbol('fdpass.connection');
+
+interface Marked {
+  [CONNECTION]?: TrackedConnection;
+}
+
 /** `handshake`: not known yet. `raw`: whatever the application speaks. */
 export type Protocol = 'handshake' | 'http1' | 'http2' | 'raw';
 
@@ -252,7 +259,7 @@ export class ConnectionTracker {
     const parent: unknown = Reflect.get(socket, '_parent');
     const connection = (parent instanceof net.Socket ? connectionOf(parent) : undefined) ?? this.#add(socket);
     connection.socket = socket;
-    Reflect.set(socket, CONNECTION, connection);
+    (socket as Marked)[CONNECTION] = connection;
     this.#current = connection;
     // http2's secure server decides by ALPN, in the listener behind this one: a session, or HTTP/1 where that is allowed
     const isHttp2 = this.#kind.http2 && socket.alpnProtocol !== false && socket.alpnProtocol !== 'http/1.1';
@@ -267,7 +274,7 @@ export class ConnectionTracker {
     session.prependListener('stream', (stream: ServerHttp2Stream) => {
       connection.streams++;
       if (connection.streams === 1) this.#enter(connection, 'active');
-      Reflect.set(stream, CONNECTION, connection);
+      (stream as Marked)[CONNECTION] = connection;
       stream.on('close', onStreamClose);
     });
     this.#speaks(connection, 'http2');
@@ -276,7 +283,7 @@ export class ConnectionTracker {
   #add(socket: net.Socket): TrackedConnection {
     const connection = new TrackedConnection(this, socket, this.connections.length);
     this.connections.push(connection);
-    Reflect.set(socket, CONNECTION, connection);
+    (socket as Marked)[CONNECTION] = connection;
     socket.on('close', onSocketClose);
     this.#tell(connection, 'new');
     return connection;
@@ -341,9 +348,6 @@ function kindOf(server: net.Server): Kind {
 
 const trackers = new WeakMap<net.Server, ConnectionTracker>();
 
-/** On a socket, or a stream of HTTP/2: its connection. */
-const CONNECTION = Symbol('fdpass.connection');
-
 /** One function for all sockets: a connection costs no closure. */
 function onSocketClose(this: net.Socket): void {
   const connection = connectionOf(this);
@@ -366,7 +370,7 @@ export function trackConnections(server: net.Server): ConnectionTracker {
 
 /** The connection that a socket, or a stream of HTTP/2, belongs to, where its server is followed. */
 export function connectionOf(thing: object): TrackedConnection | undefined {
-  return Reflect.get(thing, CONNECTION) as TrackedConnection | undefined;
+  return (thing as Marked)[CONNECTION];
 }
 
 interface HttpMessage {

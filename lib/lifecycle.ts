@@ -4,6 +4,7 @@
  * Source: signal(7).
  */
 import { constants } from 'node:os';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 
 import { Deferred } from './deferred.js';
 import { drain, type DrainOptions, type DrainReport } from './drain/drain.js';
@@ -12,7 +13,7 @@ import { handoff, type HandoffOptions, stopHandoff, type Successor } from './han
 import { type Ready, thisGeneration } from './handoff/successor.js';
 import { adopt, assertMainThread } from './inherit.js';
 import { openListeners, servedServers, whenServed } from './listener.js';
-import type { Servable } from './serving.js';
+import { isListening, type Servable } from './serving.js';
 import { assertNotSupervised } from './supervised.js';
 
 export type { Ready } from './handoff/successor.js';
@@ -178,8 +179,12 @@ export function drainOn(
     stopHandoff();
     const targets = servers ?? servedServers();
     thisGeneration().stop();
+    const draining = drain(targets, drainOptions);
+    // What waits in the kernel's queue is accepted first; a listener that closes resets it.
+    const list = Symbol.iterator in targets ? [...targets] : [targets];
+    while (list.some(isListening)) await nextTurn();
     for (const listener of openListeners()) listener.close();
-    const drained = await drain(targets, drainOptions);
+    const drained = await draining;
     report?.(drained);
     await beforeExit?.();
     process.exit(0);

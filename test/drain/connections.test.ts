@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { channel } from 'node:diagnostics_channel';
 import { once } from 'node:events';
 import http from 'node:http';
 import http2 from 'node:http2';
@@ -206,6 +207,33 @@ for (const [kind, create, scheme] of [
     await states.until('new active idle closed');
   });
 }
+
+test('what is not observed costs nothing, and is known all the same when somebody asks', async (t) => {
+  const held: http.ServerResponse[] = [];
+  const { server, port } = await listening(http.createServer((_request, response) => held.push(response)));
+  t.after(() => server.close());
+  const states = (): string[] => connectionsOf(server).map(({ state }) => state);
+
+  const accepted = once(server, 'connection');
+  using client = await Connection.open({ port });
+  await accepted;
+  assert.equal(channel('http.server.request.start').hasSubscribers, false);
+  assert.deepEqual(states(), ['new']);
+  const requested = once(server, 'request');
+  const answer = client.request();
+  await requested;
+  assert.deepEqual(states(), ['active']);
+  using observed = new States(server); // begins in the middle of a request
+  assert.equal(channel('http.server.request.start').hasSubscribers, true);
+  assert.deepEqual(states(), ['active']);
+  held[0]?.end();
+  await answer;
+  await observed.until('idle');
+  observed[Symbol.dispose]();
+
+  assert.equal(channel('http.server.request.start').hasSubscribers, false);
+  assert.deepEqual(states(), ['idle']);
+});
 
 test('after dispose nothing more is told', async (t) => {
   const { server, port } = await listening(http.createServer((_request, response) => response.end('served')));

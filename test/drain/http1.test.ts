@@ -204,15 +204,64 @@ test('a pipelined batch in flight when the drain begins: slow answers, close on 
   client.write(GET('/1') + GET('/2') + GET('/3'));
   const responses = [await desk.next(), await desk.next(), await desk.next()].map(([, response]) => response);
 
-  const report = drain(desk.server, { timeout: LONG });
+  const report = drain(desk.server, { idleGrace: LONG, timeout: LONG });
   await begun(desk.server);
-  for (const response of responses.reverse()) response.end(response.req.url); // out of order: Node sends them in order
-  const replies = [await client.reply(), await client.reply(), await client.reply()];
+  const replies: Reply[] = [];
+  for (const response of responses) {
+    response.end(response.req.url);
+    replies.push(await client.reply());
+  }
 
   assert.deepEqual(
     replies.map(({ body }) => body),
     ['/1', '/2', '/3'],
   );
+  assert.deepEqual(replies.map(saysClose), [false, false, true]);
+  assertCounts(await report, { announced: 1 });
+});
+
+test('the same, answered the other way round: all are sent in order, and the next request is announced', async (t) => {
+  const desk = await startDesk(t);
+  using client = await desk.connect();
+  client.write(GET('/1') + GET('/2') + GET('/3'));
+  const responses = [await desk.next(), await desk.next(), await desk.next()].map(([, response]) => response);
+
+  const report = drain(desk.server, { idleGrace: LONG, timeout: LONG });
+  await begun(desk.server);
+  for (const response of responses.reverse()) response.end(response.req.url);
+  const replies = [await client.reply(), await client.reply(), await client.reply()];
+  client.write(GET('/4') + GET('/5'));
+  for (let count = 0; count < 2; count++) {
+    const [, response] = await desk.next();
+    response.end(response.req.url);
+    replies.push(await client.reply());
+  }
+
+  assert.deepEqual(
+    replies.map(({ body }) => body),
+    ['/1', '/2', '/3', '/4', '/5'],
+  );
+  assert.deepEqual(replies.map(saysClose), [false, false, false, false, true]);
+  assertCounts(await report, { announced: 1 });
+});
+
+test('a batch in flight and another request before its last answer: close on that', async (t) => {
+  const desk = await startDesk(t);
+  using client = await desk.connect();
+  client.write(GET('/1') + GET('/2'));
+  const [, first] = await desk.next();
+  const [, second] = await desk.next();
+
+  const report = drain(desk.server, { idleGrace: LONG, timeout: LONG });
+  await begun(desk.server);
+  client.write(GET('/3'));
+  const [, third] = await desk.next();
+  const replies: Reply[] = [];
+  for (const response of [first, second, third]) {
+    response.end(response.req.url);
+    replies.push(await client.reply());
+  }
+
   assert.deepEqual(replies.map(saysClose), [false, false, true]);
   assertCounts(await report, { announced: 1 });
 });
@@ -653,16 +702,22 @@ test('Node tells between requests from in the middle of one, and nothing is clos
   await turn();
 
   assert.equal(httpSockets(desk.server, 'all')?.has(request.socket), true);
-  assert.equal(httpSockets(desk.server, 'idle')?.has(request.socket), true);
+  assert.equal(httpSockets(desk.server, 'between')?.has(request.socket), true);
+  assert.equal(httpSockets(desk.server, 'idle')?.has(request.socket), false); // its response is not out
   client.write('GET');
   await new Promise<void>((resolve) => {
     const look = (): void => (request.socket.bytesRead > GET('/').length ? resolve() : void setImmediate(look));
     look();
   });
-  assert.equal(httpSockets(desk.server, 'idle')?.has(request.socket), false);
+  assert.equal(httpSockets(desk.server, 'between')?.has(request.socket), false);
   response.end('still open');
-
   assert.equal((await client.reply()).body, 'still open');
+  assert.equal(httpSockets(desk.server, 'idle')?.has(request.socket), false);
+  client.write(' / HTTP/1.1\r\nHost: localhost\r\n\r\n');
+  (await desk.next())[1].end();
+  await client.reply();
+
+  assert.equal(httpSockets(desk.server, 'idle')?.has(request.socket), true);
 });
 
 test('requestSize: the bytes of a request', () => {
