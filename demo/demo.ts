@@ -1,157 +1,201 @@
 /**
- * npm run demo: a real server under real load, restarted ten times by SIGUSR2. It counts every connection and every request, and ends
- * with 0 only if none was lost, every restart switched to a new process and nobody was left behind.
+ * npm run demo: a real server under real load, restarted ten times; then a release that crashes, and for contrast a server that is
+ * stopped and started. Ends with 0 only if fdpass lost nothing, every restart switched, and nobody was left behind.
  *
- * The server is examples/http.mjs; the load runs in this process, which does little else. `node dist/demo/demo.js OTHER.mjs` restarts
- * another one that prints the same line.
+ * This file: arguments, the order of the acts, and every way out. The load runs in this process, which does little else.
  */
-import { existsSync } from 'node:fs';
+import { existsSync, writeFileSync } from 'node:fs';
+import { constants } from 'node:os';
 import path from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
 
-import { zombiesOf } from '../test/support/audit.js';
-import { startServer, type Family, type Scope } from '../test/support/fixture.js';
-import type { Latency } from '../test/support/latency.js';
-import { startLoad, type Load, type Report } from '../test/support/load.js';
+import type { Scope } from '../test/support/fixture.js';
+import { Act, type Snapshot } from './act.js';
+import { crash, finish, LOAD, restarts, startRelease, stopAndStart, type Stage, type Step } from './acts.js';
+import { ASCII, frame, paragraph, table, UNICODE, type Line } from './layout.js';
+import { actHeading, introduction, stepLine } from './plain.js';
+import { Screen, sizeOf, terminalText } from './screen.js';
+import { svg } from './svg.js';
+import { document, failuresOf, lossLines } from './verdict.js';
 
-const RESTARTS = 10;
-const LOAD = { newPerSecond: 200, keepAlive: 32, requestsPerSecond: 10 }; // gentle: two cores run the load and two servers
-const WARM_UP = 1000; // ms; also behind the last restart
-const PAUSE = 250; // ms between the end of an old process and the next restart
-const DEADLINE = 15000; // ms for each step of a restart
-const STOP_DEADLINE = 10000; // ms for the last generation to end after SIGTERM
+const USAGE = `npm run demo -- [options] [SCRIPT]
+  SCRIPT      another server that prints the same line as examples/http.mjs
+  --plain     lines in place of the live picture, also on a terminal
+  --json      one JSON document at the end, and nothing else on stdout
+  --svg FILE  writes the last picture there, too`;
+const STOPS = 3;
+const SVG_COLUMNS = 92;
 
-process.exitCode = 1; // until all is well
+const options = readArguments();
+const { stdout, env } = process;
+const isLive = stdout.isTTY && env['TERM'] !== 'dumb' && !options.plain && !options.json;
+const useColour = isLive && !env['NO_COLOR'];
+const glyphs = /utf-?8/i.test(env['LC_ALL'] || env['LC_CTYPE'] || env['LANG'] || '') ? UNICODE : ASCII;
+
+const began = performance.now();
+const acts: [Act, Act, Act] = [
+  new Act({ title: 'fdpass: restarts', name: 'fdpass restarts', isFdpass: true, total: options.restarts }),
+  new Act({ title: 'fdpass: a release crashes', name: 'fdpass crash', isFdpass: true, total: 2 }),
+  new Act({ title: 'plain: stop and start', name: 'plain restarts', isFdpass: false, total: STOPS }),
+];
+const steps = new Map<Act, Step[]>(acts.map((act) => [act, []]));
+const script = options.script ?? fileOfRepository('examples/http.mjs');
+let address = '...';
+let elapsed: number | undefined;
+
+const screen = new Screen(stdout, useColour, ({ columns, rows }) => frame(snapshot(), glyphs, columns, rows));
 const ends: (() => void | Promise<void>)[] = [];
 const scope: Scope = { after: (action) => void ends.push(action) };
-for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
-  process.once(signal, () => {
-    console.log(`\n${signal}: stopped`);
-    process.exit(1); // and what was started ends with us: fixture.ts
-  });
-}
+
+process.exitCode = 1; // until all is well
+prepareExits();
+if (isLive) screen.open();
+const errors: string[] = [];
+let leftBehind = 0;
 try {
-  if (await run()) process.exitCode = 0;
+  await play();
 } catch (error) {
-  console.log(`\nFAILED: ${(error as Error).message}`);
-} finally {
-  for (const end of ends.reverse()) await end();
+  errors.push((error as Error).message);
 }
+for (const end of ends.reverse()) await end();
+conclude();
 
-async function run(): Promise<boolean> {
-  const script = process.argv[2] ?? exampleServer();
-  const server = await startServer(scope, script, { deadline: DEADLINE });
-  console.log(`${path.basename(script)} listens on ${server.address}, pid ${server.pid}`);
-  console.log(
-    `Load: ${LOAD.newPerSecond} new connections/s; ` +
-      `${LOAD.keepAlive} keep-alive connections x ${LOAD.requestsPerSecond} requests/s`,
-  );
-
-  const load = startLoad({ port: server.port, ...LOAD, requestTimeout: 5000 });
-  scope.after(async () => {
-    await load.stop();
-  });
-  await load.waitForReply('a reply of the first generation', () => true, DEADLINE);
-  await sleep(WARM_UP);
-
-  console.log(`Restarting it ${RESTARTS} times by SIGUSR2, the newest process each time\n`);
-  console.log('restart   generation   pid old -> new       first reply   old gone after   lost');
-  let switched = 0;
-  const failures: string[] = [];
-  const attempt = async (action: () => Promise<void>): Promise<void> => {
-    await action().catch((error: unknown) => failures.push((error as Error).message));
+async function play(): Promise<void> {
+  const stage: Stage = {
+    scope,
+    began,
+    onStep: (act, step) => {
+      steps.get(act)?.push(step);
+      say(() => stepLine(act.view(), step));
+    },
   };
-  await attempt(async () => {
-    while (switched < RESTARTS) {
-      await restart(switched + 1, server, load);
-      switched++;
-      await sleep(switched < RESTARTS ? PAUSE : WARM_UP);
-    }
-  });
-
-  const leftBehind = server.running().filter(({ pid }) => pid !== server.newest).length;
-  const report = await load.stop();
-  const zombies = zombiesOf(server.newest).length;
-  await attempt(() => server.stop(STOP_DEADLINE));
-  printReport(report, switched, leftBehind + zombies);
-  return verdict(report, switched, leftBehind + zombies, failures);
-}
-
-/** One restart: until the new process answers, and the old one is gone. */
-async function restart(n: number, server: Family, load: Load): Promise<void> {
-  const old = server.newest;
-  const seen = new Set(load.pids.keys());
-  const began = performance.now();
-  const [reply, next] = await Promise.all([
-    load.waitForReply(`a reply of a new process (restart ${n})`, ({ pid }) => !seen.has(pid), DEADLINE),
-    server.restart(DEADLINE),
-  ]);
-  if (next.pid !== reply.pid) throw new Error(`pid ${reply.pid} replies, but pid ${next.pid} says that it listens`);
-  await server.gone(old, DEADLINE);
-
-  const columns = [
-    String(n).padStart(7),
-    String(next.generation).padStart(10),
-    `${String(old).padStart(7)} -> ${String(reply.pid).padEnd(7)}`,
-    `${ms(reply.at - began)} ms`.padStart(12),
-    `${ms(performance.now() - began)} ms`.padStart(14),
-    String(load.lost).padStart(4),
-  ];
-  console.log(columns.join('   '));
-}
-
-function printReport(report: Report, switched: number, leftBehind: number): void {
-  const { new: fresh, keepAlive, latency, generator } = report;
-  const seconds = (report.to - report.from) / 1000;
-  const lost = (tally: { lost: number; reasons: object }): string => {
-    const reasons = Object.entries(tally.reasons).map(([reason, count]) => `${reason} ${String(count)}`);
-    return `${tally.lost} lost${reasons.length > 0 ? ` (${reasons.join(', ')})` : ''}`;
-  };
-  console.log(`
-After ${seconds.toFixed(1)} s:
-new connections        ${fresh.sent} sent, ${lost(fresh)}
-keep-alive requests    ${keepAlive.sent} sent, ${lost(keepAlive)}
-keep-alive connections ${keepAlive.connections} opened, ${keepAlive.announced} closes announced, ${keepAlive.closedIdle} closed idle
-latency, new           ${latencies(latency.new)}
-latency, keep-alive    ${latencies(latency.keepAlive)}
-the load itself        at most ${ms(generator.late.max)} ms late${generator.behind ? ': TOO SLOW, the latencies say nothing' : ''}
-restarts               ${switched} of ${RESTARTS} switched
-processes left behind  ${leftBehind}`);
-}
-
-/** Says what failed; true: nothing. */
-function verdict(report: Report, switched: number, leftBehind: number, errors: string[]): boolean {
-  const { new: fresh, keepAlive, stray } = report;
-  const failures = [
-    ...errors,
-    fresh.lost > 0 && `${fresh.lost} new connections were lost`,
-    keepAlive.lost > 0 && `${keepAlive.lost} keep-alive requests were lost`,
-    fresh.ok === 0 || keepAlive.ok === 0 ? 'the load did not run' : false,
-    stray > 0 && `${stray} times bytes came that nobody had asked for`,
-    switched < RESTARTS && `${RESTARTS - switched} restarts did not switch`,
-    leftBehind > 0 && `${leftBehind} processes were left behind`,
-  ].filter((failure) => failure !== false);
-  console.log(failures.length === 0 ? '\nOK: nothing was lost' : `\nFAILED:\n- ${failures.join('\n- ')}`);
-  for (const { kind, reason, detail, due, sent, at } of report.losses.slice(0, 10)) {
-    const times = `due ${ms(due - report.from)}, sent ${ms(sent - report.from)}, lost ${ms(at - report.from)} ms`;
-    console.log(`  ${kind}: ${reason} (${detail}), ${times}`);
+  const [restarting, crashing, contrast] = acts;
+  const release = await startRelease(scope, script);
+  address = release.server.address;
+  say(() => `${introduction(snapshot())}\n${actHeading(1, restarting.view())}`);
+  await restarts(stage, restarting, release);
+  if (restarting.failures.length === 0) {
+    say(() => actHeading(2, crashing.view()));
+    await crash(stage, crashing, release);
   }
-  return failures.length === 0;
+  leftBehind = await finish(release);
+  say(() => actHeading(3, contrast.view()));
+  await stopAndStart(stage, contrast, fileOfRepository('demo/plain-server.mjs')).catch((error: unknown) => {
+    contrast.failures.push((error as Error).message); // no failure of fdpass
+  });
 }
 
-function latencies({ p50, p99, max }: Latency): string {
-  return `p50 ${p50.toFixed(1)} ms, p99 ${p99.toFixed(1)} ms, max ${max.toFixed(1)} ms`;
+/** A line where there is no picture. */
+function say(text: () => string): void {
+  if (!isLive && !options.json) console.log(text());
 }
 
-function ms(value: number): string {
-  return value.toFixed(0);
+function snapshot(): Snapshot {
+  const views = acts.map((act) => act.view());
+  const name = options.script === undefined ? 'examples/http.mjs' : path.basename(script);
+  return { script: name, address, load: LOAD, elapsed: elapsed ?? performance.now() - began, acts: views };
+}
+
+/** The last picture, the table, what failed, the exit code. */
+function conclude(): void {
+  elapsed = performance.now() - began;
+  screen.close();
+  const failures = failuresOf(acts, leftBehind, errors);
+  const last = snapshot();
+  const ending = (columns: number): Line[] => [[], ...table(last.acts, columns), [], ...verdict(failures, columns)];
+
+  if (options.json) {
+    const facts = { script: last.script, load: LOAD, seconds: elapsed / 1000, leftBehind, failures };
+    console.log(JSON.stringify(document(acts, steps, facts), undefined, 2));
+  } else {
+    const { columns } = isLive ? sizeOf(stdout) : { columns: 100 };
+    const lines = [...(isLive ? frame(last, glyphs, columns) : []), ...ending(columns)];
+    for (const line of lines) console.log(terminalText(line, useColour));
+    for (const line of lossLines(acts)) console.log(line);
+  }
+  if (options.svg !== undefined) {
+    const lines = [...frame(last, UNICODE, SVG_COLUMNS), ...ending(SVG_COLUMNS)];
+    writeFileSync(options.svg, svg(lines, SVG_COLUMNS, 'The last picture of npm run demo'));
+  }
+  process.exit(failures.length === 0 ? 0 : 1); // an act that failed may leave deadlines behind
+}
+
+function verdict(failures: readonly string[], columns: number): Line[] {
+  const [, , contrast] = acts;
+  const { lost } = contrast.view();
+  const slow = acts.some((act) => act.isFdpass && act.report?.generator.behind);
+  const lines =
+    failures.length === 0
+      ? paragraph(
+          `OK: fdpass lost nothing. Stop and start lost ${lost.new + lost.keepAlive} requests in ${contrast.done} restarts.`,
+          columns,
+          'good',
+        )
+      : [`FAILED:`, ...failures.map((failure) => `- ${failure}`)].flatMap((text) => paragraph(text, columns, 'bad'));
+  const trouble = contrast.failures.map((failure) => `The contrast did not come to its end: ${failure}`);
+  if (slow) trouble.push('The machine was too busy for this load: the counts hold, the latencies say little.');
+  return [...lines, ...trouble.flatMap((text) => paragraph(text, columns, 'dim'))];
+}
+
+/** What was started ends with this process: fixture.ts sees to that at its exit. The rest is here. */
+function prepareExits(): void {
+  process.on('exit', () => {
+    screen.close();
+    for (const end of ends.splice(0).reverse()) void end(); // their first, synchronous part is enough here
+  });
+  process.on('uncaughtExceptionMonitor', () => {
+    screen.close(); // before the error is printed
+  });
+  stdout.on('error', () => process.exit(1)); // nobody reads us any more
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT'] as const) {
+    process.once(signal, () => {
+      screen.close();
+      console.error(`${signal}: stopped`);
+      process.exit(128 + constants.signals[signal]);
+    });
+  }
+  process.on('SIGTSTP', () => {
+    screen.close();
+    process.once('SIGCONT', () => {
+      if (isLive && elapsed === undefined) screen.open();
+    });
+    process.kill(process.pid, 'SIGSTOP');
+  });
+}
+
+function readArguments(): { json: boolean; plain: boolean; svg?: string; restarts: number; script?: string } {
+  try {
+    const { values, positionals } = parseArgs({
+      allowPositionals: true,
+      options: {
+        json: { type: 'boolean', default: false },
+        plain: { type: 'boolean', default: false },
+        svg: { type: 'string' },
+        restarts: { type: 'string', default: '10' }, // for the tests
+        help: { type: 'boolean', short: 'h', default: false },
+      },
+    });
+    if (values.help) {
+      console.log(USAGE);
+      process.exit(0);
+    }
+    const { restarts: wanted, json, plain, svg } = values;
+    if (!/^[1-9]\d{0,3}$/.test(wanted)) throw new Error(`--restarts ${wanted}: not a number from 1 to 9999`);
+    const [first, ...more] = positionals;
+    if (more.length > 0) throw new Error(`one script at most, not ${positionals.join(' ')}`);
+    const named = { ...(svg !== undefined && { svg }), ...(first !== undefined && { script: first }) };
+    return { json, plain, restarts: Number(wanted), ...named };
+  } catch (error) {
+    console.error(`${(error as Error).message}\n${USAGE}`);
+    process.exit(2);
+  }
 }
 
 /** From dist/demo, and from demo itself. */
-function exampleServer(): string {
+function fileOfRepository(name: string): string {
   const here = path.dirname(fileURLToPath(import.meta.url));
-  const found = ['../..', '..'].map((up) => path.join(here, up, 'examples/http.mjs')).find((file) => existsSync(file));
-  if (found === undefined) throw new Error(`examples/http.mjs was not found from ${here}`);
+  const found = ['../..', '..'].map((up) => path.join(here, up, name)).find((file) => existsSync(file));
+  if (found === undefined) throw new Error(`${name} was not found from ${here}`);
   return found;
 }

@@ -18,7 +18,7 @@ import { build } from './build.mjs';
 import { lint } from './lint.mjs';
 import { root } from './native.mjs';
 
-const ONE_AT_A_TIME = /^test\/(e2e|faults|interop|package)\//;
+const ONE_AT_A_TIME = /^test\/(demo|e2e|faults|interop|package|torture)\//;
 const FILE_LIMIT = 120_000; // ms; twice that for those that run alone
 const DEADLINE = 480_000; // ms, for all of them together
 
