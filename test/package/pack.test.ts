@@ -57,7 +57,8 @@ test('the package holds what it needs and nothing else', () => {
     /^docs\/[\w-]+\.(md|svg)$/,
     /^native\/\w+\.(cc|h)$/,
     /^lib\/[\w/-]+\.ts$/,
-    /^dist\/lib\/[\w/-]+\.(js|js\.map|d\.ts)$/,
+    /^dist\/lib\/[\w/-]+\.d\.ts$/,
+    /^dist\/package\/[\w-]+\.(js|js\.map)$/,
     /^prebuilds\/(README\.md|\w+-\w+\/fdpass(\.\w+)?\.node)$/,
   ];
   const others = packed.filter((file) => !allowed.some((pattern) => pattern.test(file)));
