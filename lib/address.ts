@@ -2,7 +2,6 @@
  * Where a listener listens: checks what the user asked for, resolves names, and compares addresses as the kernel writes them.
  * Touches the resolver and the list of interfaces alone. Opens and closes nothing.
  */
-import { lookup } from 'node:dns/promises';
 import { isIP, SocketAddress as NodeAddress } from 'node:net';
 import { networkInterfaces } from 'node:os';
 import { resolve } from 'node:path';
@@ -130,8 +129,13 @@ export async function candidates(wanted: Exclude<Wanted, { kind: 'anything' }>):
     ];
   }
   const bare = host.startsWith('[') && host.endsWith(']') ? host.slice(1, -1) : host;
-  const address = isIP(bare) === 0 ? (await lookup(bare)).address : bare;
-  return [inetAddress(address, port)];
+  return [inetAddress(isIP(bare) === 0 ? await lookUp(bare) : bare, port)];
+}
+
+/** The resolver is loaded when it is needed: a successor is ready that much sooner. */
+async function lookUp(name: string): Promise<string> {
+  const { lookup } = await import('node:dns/promises');
+  return (await lookup(name)).address;
 }
 
 /** With the text that the kernel would give for it: `::1` for `0:0:0:0:0:0:0:1`. */
