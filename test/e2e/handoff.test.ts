@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { spawn as spawnProcess } from 'node:child_process';
 import { once } from 'node:events';
 import fs from 'node:fs';
+import net from 'node:net';
 import path from 'node:path';
 import { test } from 'node:test';
 
@@ -295,6 +296,26 @@ test('a Unix path stays where it is through restarts, and goes with the last gen
   assert.equal(fs.statSync(file).ino, ino);
   await server.stop();
   assert.equal(fs.existsSync(file), false);
+});
+
+test('a Listener that is closed in the middle of a handoff leaves its Unix path to the successor, who holds it', async (t) => {
+  const file = path.join(temporaryDirectory(t), 'app.sock');
+  const listeners = [
+    { name: 'web', host: '127.0.0.1', port: 0 },
+    { name: 'unix', path: file },
+  ];
+  const server = await startDriven(t, { env: { LISTENERS: JSON.stringify(listeners) } });
+  using toTheOld = await Connection.open({ host: '127.0.0.1', port: server.port });
+  await toTheOld.request();
+  const pending = askHandoff(server, { probation: 1_000 });
+  await server.waitFor(/generation 2$/, { from: 0 });
+
+  await toTheOld.request('/close-others');
+
+  assert.ok(fs.existsSync(file));
+  assert.equal((await pending).generation, 2);
+  const [data] = (await once(net.connect(file), 'data')) as [Buffer];
+  assert.equal(data.toString(), `${server.newest}\n`);
 });
 
 test('a server attached and no ready(): a warning says so', async (t) => {
