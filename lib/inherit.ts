@@ -99,8 +99,26 @@ function fromPredecessor(): Adoption | undefined {
 
   raw.setCloseOnExec(reference.fd, true);
   const wire = new Wire(new Channel(reference.fd));
-  const offer = readOffer(wire);
-  const items = offer.items.map((item): Item => {
+  try {
+    const offer = readOffer(wire);
+    const items = itemsOf(offer);
+    for (const { fd } of items) raw.setCloseOnExec(fd, true);
+    return {
+      convention: 'fdpass',
+      items,
+      others: [],
+      notes: [],
+      predecessor: { wire, offer, state: readState(offer) },
+    };
+  } catch (error) {
+    wire.close(); // the predecessor learns at once that nothing comes of it
+    throw error;
+  }
+}
+
+/** What was offered, each looked at: the very socket that the predecessor named. */
+function itemsOf(offer: OfferMessage): Item[] {
+  return offer.items.map((item): Item => {
     const facts = lookAt(item.fd, item.name);
     const { inode } = raw.describe(item.fd);
     if (facts === undefined || String(inode) !== item.inode) {
@@ -111,8 +129,6 @@ function fromPredecessor(): Adoption | undefined {
     const origin = item.supervised === true ? 'systemd' : 'predecessor';
     return { name, address: facts.address, type: facts.type, origin, fd, backlog, claimed: false };
   });
-  for (const { fd } of items) raw.setCloseOnExec(fd, true);
-  return { convention: 'fdpass', items, others: [], notes: [], predecessor: { wire, offer, state: readState(offer) } };
 }
 
 function isThere({ fd, inode }: ChannelReference): boolean {
@@ -133,7 +149,6 @@ function readOffer(wire: Wire): OfferMessage {
     return offer;
   }
   const why = malformed ?? (ended ? 'it was closed' : offer === undefined ? 'it is empty' : `${offer.type} came first`);
-  wire.close();
   throw new FdpassError('ERR_FDPASS_PROTOCOL', `The channel of the predecessor brought no OFFER: ${why}`);
 }
 

@@ -413,8 +413,9 @@ class Transaction {
   /** The program that speaks is not the one that was started, but a child of it: its death counts, not that of the shell. */
   #watchOther(pid: number): void {
     if (this.#other !== undefined || process.platform !== 'linux') return;
+    let pidfd: number | undefined;
     try {
-      const pidfd = raw.pidfdOpen(pid);
+      pidfd = raw.pidfdOpen(pid);
       const watch = raw.watch(pidfd, { readable: true }, () => {
         if (this.#other !== undefined) this.#other.ended = true;
         watch.close();
@@ -422,6 +423,7 @@ class Transaction {
       });
       this.#other = { pid, pidfd, watch, ended: false };
     } catch {
+      if (pidfd !== undefined) raw.close(pidfd);
       this.#wake(); // it has ended already: the channel says so
     }
   }
@@ -519,6 +521,7 @@ class Transaction {
     const child = this.#child;
     if (child === undefined) return; // it was started, or there would be no success
     child.unref();
+    this.#other?.watch.unref();
     this.#wire?.unref(); // open until its end: connections can go this way
     this.#outcome.resolve({ pid: this.#other?.pid ?? child.pid, generation: this.#generation, exited: child.exited });
   }

@@ -365,6 +365,30 @@ test('started through a shell, the process that speaks is the one that is follow
   assert.equal(await get(server.url), `${server.newest}\n`);
 });
 
+test('a successor behind a shell does not keep a predecessor that has handed over and drained', async (t) => {
+  const root = path.resolve(FIXTURES, '../../..');
+  const file = path.join(temporaryDirectory(t), 'no-exit.mjs');
+  fs.writeFileSync(
+    file,
+    `import { drain, handoff, inheritListener, ready } from ${JSON.stringify(path.join(root, 'dist/lib/index.js'))};
+     import http from 'node:http';
+     const listener = await inheritListener({ name: 'web', host: '127.0.0.1', port: 0 });
+     listener.serve(http.createServer((request, response) => response.end(process.pid + '\\n')));
+     const { generation } = await ready();
+     console.log('listening on 127.0.0.1:' + listener.port + ', pid ' + process.pid + ', generation ' + generation);
+     if (generation === 1) {
+       await handoff({ command: ['sh', '-c', '"$0" "$1"; exit $?', process.execPath, process.argv[1]], probation: 50 });
+       await drain();
+     }`,
+  );
+
+  const server = await startServer(t, file);
+  await server.waitFor(/generation 2$/, { from: 0 });
+
+  await server.gone(server.pid); // though nobody called process.exit()
+  assert.equal(await get(server.url), `${server.newest}\n`);
+});
+
 test('what a service manager asked to know it is told: READY=1 at the start, MAINPID at the release and not before', async (t) => {
   const python = `
 import os, socket, sys
