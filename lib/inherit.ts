@@ -8,13 +8,13 @@ import fs from 'node:fs';
 import { isMainThread } from 'node:worker_threads';
 
 import { agrees, candidates, checkListenOptions, formatAddress, type ListenOptions, type Wanted } from './address.js';
-import { Channel } from './channel.js';
 import type { NamedDescriptor } from './conventions/convention.js';
 import { type ChannelReference, FDPASS_VARIABLES, readFdpass } from './conventions/fdpass.js';
 import { readSystemd } from './conventions/systemd.js';
 import { FdpassError } from './errors.js';
 import type { Message } from './handoff/frame.js';
-import { Wire } from './handoff/wire.js';
+import { discard, Wire } from './handoff/wire.js';
+import { Link } from './link.js';
 import { describeListener, inherited, listen, type Listener } from './listener.js';
 import * as raw from './raw.js';
 
@@ -98,7 +98,7 @@ function fromPredecessor(): Adoption | undefined {
   takeOff(['LISTEN_FDS', 'LISTEN_PID', 'LISTEN_PIDFDID', 'LISTEN_FDNAMES']);
 
   raw.setCloseOnExec(reference.fd, true);
-  const wire = new Wire(new Channel(reference.fd));
+  const wire = new Wire(new Link(reference.fd));
   try {
     const offer = readOffer(wire);
     const items = itemsOf(offer);
@@ -142,12 +142,11 @@ function isThere({ fd, inode }: ChannelReference): boolean {
 
 /** OFFER was written before the exec: it is there, whole, from this process's first moment. */
 function readOffer(wire: Wire): OfferMessage {
-  const { messages, malformed, ended } = wire.readAll();
-  const [offer, ...rest] = messages;
-  if (offer?.type === 'OFFER') {
-    wire.putBack(rest);
-    return offer;
-  }
+  const { frames, malformed, ended } = wire.readAll();
+  wire.putBack(frames.slice(1));
+  const offer = frames[0]?.message;
+  if (offer?.type === 'OFFER') return offer;
+  for (const frame of frames.slice(0, 1)) discard(frame);
   const why = malformed ?? (ended ? 'it was closed' : offer === undefined ? 'it is empty' : `${offer.type} came first`);
   throw new FdpassError('ERR_FDPASS_PROTOCOL', `The channel of the predecessor brought no OFFER: ${why}`);
 }

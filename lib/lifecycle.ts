@@ -9,8 +9,9 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import { Deferred } from './deferred.js';
 import { drain, type DrainOptions, type DrainReport } from './drain/drain.js';
 import { FdpassError } from './errors.js';
-import { handoff, type HandoffOptions, stopHandoff, type Successor } from './handoff/predecessor.js';
+import { handoff, type HandoffOptions, type Successor } from './handoff/predecessor.js';
 import { type Ready, thisGeneration } from './handoff/successor.js';
+import { stopHandoff } from './handoff/transaction.js';
 import { adopt, assertMainThread } from './inherit.js';
 import { openListeners, servedServers, whenServed } from './listener.js';
 import { isListening, type Servable } from './serving.js';
@@ -176,9 +177,10 @@ export function drainOn(
 
   let draining = false;
   const stop = async (): Promise<void> => {
-    stopHandoff();
     const targets = servers ?? servedServers();
+    const over = stopHandoff();
     thisGeneration().stop();
+    await over; // a newcomer that takes over may come to its READY: its listeners are its own then
     const draining = drain(targets, drainOptions);
     // What waits in the kernel's queue is accepted first; a listener that closes resets it.
     const list = Symbol.iterator in targets ? [...targets] : [targets];

@@ -1,50 +1,38 @@
 /**
- * The old side of a handoff: starts a successor, hands it the listeners, and lets go once it has proved itself.
- * Carries out what the pure machine says: starts and ends the successor, talks over the channel, closes the listeners that were
- * handed over. Until then nothing here stops accepting. Main thread alone. Source: docs/protocol.md.
+ * The old side of a handoff to a child: handoff(), which starts a successor and hands it the listeners.
+ * Starts and ends that process, and writes what it is born with. The dialog itself stands in transaction.ts; until it is over
+ * nothing here stops accepting. Main thread alone. Source: docs/protocol.md.
  */
-import fs from 'node:fs';
-import { setTimeout as delay } from 'node:timers/promises';
 
 import { ownCommand } from '../command.js';
-import { Channel } from '../channel.js';
 import { writeFdpass } from '../conventions/fdpass.js';
 import { LISTEN_FDS_START } from '../conventions/systemd.js';
-import { FdpassError, type FdpassErrorCode, HandoffError, type HandoffPhase, type SuccessorFacts } from '../errors.js';
-import { Deferred } from '../deferred.js';
-import { lendPath, type Listener, openListeners, relinquish, stopAccepting } from '../listener.js';
-import { checkName } from '../names.js';
+import { FdpassError, HandoffError, type SuccessorFacts } from '../errors.js';
+import { Link } from '../link.js';
 import { notify } from '../notify.js';
 import * as raw from '../raw.js';
-import { publish } from '../report.js';
 import { type Child, spawn, type StdioOption } from '../spawn.js';
-import { commonVersion, type Item, type Message, type OfferedState, VERSIONS } from './frame.js';
-import {
-  deliver,
-  type FromSuccessor,
-  type Mail,
-  newPredecessor,
-  predecessor,
-  type PredecessorDeadline,
-  type PredecessorEffect,
-  type PredecessorEvent,
-  type PredecessorState,
-  type PredecessorWish,
-  PROBATION,
-  READY_TIMEOUT,
-  type Step,
-  type Wake,
-} from './machine.js';
+import { type OfferedState, VERSIONS } from './frame.js';
+import { checkOffer, checkState, checkTime, describeItem, refuse, storeState } from './manifest.js';
 import { type Readiness, type Watcher, watchReadiness } from './readiness.js';
-import { thisGeneration } from './successor.js';
+import {
+  type Candidate,
+  currentTransaction,
+  type Offering,
+  refusal,
+  refusalToBegin,
+  type Successor,
+  transact,
+  type Transaction,
+  type TransactionOptions,
+} from './transaction.js';
 import { Wire } from './wire.js';
 
 export type { Readiness } from './readiness.js';
+export type { Successor } from './transaction.js';
 
 /** Whom to start, what to hand over, and how long to wait. */
-export interface HandoffOptions {
-  /** Default: all that are open. Those that are not handed over stay open here. */
-  listeners?: readonly Listener[] | undefined;
+export interface HandoffOptions extends TransactionOptions {
   /** The program and its arguments. Default: this program, as it was started. */
   command?: readonly [string, ...string[]] | undefined;
   /** Default: where this process was started, as the user named it. */
@@ -57,14 +45,8 @@ export interface HandoffOptions {
   convention?: 'systemd' | undefined;
   /** Default: 'channel', for a successor that calls ready(). */
   readiness?: Readiness | undefined;
-  /** ms until it must be ready. Default 30 000. */
-  readyTimeout?: number | undefined;
-  /** ms that it must serve before this process lets go. Default 1 000. */
-  probation?: number | undefined;
   /** For inheritedState() in the successor: JSON, or bytes. */
   state?: unknown;
-  /** Takes the handoff back: ERR_FDPASS_ABORTED, and this process goes on. */
-  signal?: AbortSignal | undefined;
   /**
    * What a second call does while one is under way: the same promise (`join`, the default), a new successor in place of one
    * that is not yet ready (`supersede`), or ERR_FDPASS_ABORTED (`reject`).
@@ -72,29 +54,13 @@ export interface HandoffOptions {
   overlap?: 'join' | 'supersede' | 'reject' | undefined;
 }
 
-/** A successor that serves. It was started by this process, and goes on without it. */
-export interface Successor {
-  readonly pid: number;
-  readonly generation: number;
-  /** Resolves when it ends, should this process live to see it. */
-  readonly exited: Promise<{ exitCode: number | null; signal: NodeJS.Signals | null }>;
-}
-
-/** State above this goes in a memory file: OFFER must fit into the channel before anybody reads it. Bytes. */
-const INLINE_STATE = 32_768;
-
 /** Room for OFFER in the channel, bytes. The kernel may give less (net.core.wmem_max). */
 const SEND_BUFFER = 1_048_576;
-
-/** How long a handoff that failed waits for the exit status of a successor that has ended, ms. */
-const STATUS_WAIT = 1_000;
 
 /** The first number at which a successor finds a listener. sd_listen_fds(3) */
 const FIRST = LISTEN_FDS_START;
 
-let current: Transaction | undefined;
 let queued: Promise<Successor> | undefined;
-let done: Successor | undefined;
 
 /**
  * Starts a successor and hands the listeners over.
@@ -111,17 +77,12 @@ let done: Successor | undefined;
  */
 export async function handoff(options: HandoffOptions = {}): Promise<Successor> {
   checkOptions(options);
-  const generation = thisGeneration();
   const { signal, overlap = 'join' } = options;
-  if (done !== undefined)
-    throw refusal('ERR_FDPASS_SUPERSEDED', `The successor (pid ${done.pid}) has taken over already`);
-  if (generation.phase === 'leaving')
-    throw refusal('ERR_FDPASS_ABORTED', 'This process leaves: it starts no successor');
-  if (generation.phase === 'starting') {
-    throw refusal('ERR_FDPASS_NOT_READY', 'A handoff needs a process that serves: call ready() first, and wait for it');
-  }
+  const refused = refusalToBegin();
+  if (refused !== undefined) throw refused;
   signal?.throwIfAborted();
-  if (current === undefined) return begin(options);
+  const current = currentTransaction();
+  if (current === undefined) return transact(new SpawnedCandidate(options), options);
   if (overlap === 'join') return current.promise;
   if (overlap === 'reject') {
     throw refusal(
@@ -129,7 +90,7 @@ export async function handoff(options: HandoffOptions = {}): Promise<Successor> 
       `A handoff to pid ${current.pid ?? 'unknown'} is under way, and options.overlap is 'reject'`,
     );
   }
-  current.supersede();
+  current.wish({ type: 'supersede' });
   return (queued ??= afterwards(current, options));
 }
 
@@ -144,127 +105,56 @@ async function afterwards(before: Transaction, options: HandoffOptions): Promise
   return handoff({ ...options, overlap: 'join' });
 }
 
-async function begin(options: HandoffOptions): Promise<Successor> {
-  const transaction = new Transaction(options);
-  current = transaction;
-  try {
-    done = await transaction.promise;
-    return done;
-  } finally {
-    if (current === transaction) current = undefined;
-  }
-}
-
-/** Takes back a handoff that is under way: this process was asked to stop. */
-export function stopHandoff(): void {
-  current?.wish({ type: 'stop' });
-}
-
-function refusal(code: FdpassErrorCode, message: string): HandoffError {
-  return new HandoffError(code, message, {
-    phase: 'serving',
-    successor: { pid: undefined, exitCode: null, signal: null },
-  });
-}
-
-let aftermath: Promise<void> = Promise.resolve();
-
-/** One handoff, from the request to its end. */
-class Transaction {
-  readonly #outcome = new Deferred<Successor>();
+/** A successor that this process starts. It finds its listeners at 3, 4, ..., and the channel behind them. */
+class SpawnedCandidate implements Candidate {
+  readonly birth: 'spawn' | 'foreign';
   readonly #options: HandoffOptions;
-  readonly #generation = thisGeneration().number + 1;
-  #machine: PredecessorState;
-  #listeners: readonly Listener[] = [];
-  #takeBack: (() => void)[] = [];
   #child: Child | undefined;
   #wire: Wire | undefined;
   #watcher: Watcher | undefined;
   readonly #ending = new AbortController();
-  #timer: NodeJS.Timeout | undefined;
   #killTimer: NodeJS.Timeout | undefined;
-  #scheduled = false;
+  #wake: () => void = () => undefined;
   /** The process that speaks where it is not the one that was started (a shell, npm), and whether it has ended. */
   #other: { pid: number; pidfd: number; watch: raw.Watch; ended: boolean } | undefined;
-  /** Resolves when nothing is left of the successor, or it has taken over. */
-  readonly #cleared = new Deferred<void>();
 
   constructor(options: HandoffOptions) {
     this.#options = options;
-    const { readiness = 'channel', readyTimeout = READY_TIMEOUT, probation = PROBATION } = options;
-    this.#machine = newPredecessor({ birth: readiness === 'channel' ? 'spawn' : 'foreign', readyTimeout, probation });
-    this.#start().catch((error: unknown) => {
-      this.#releaseAll();
-      this.#outcome.reject(error);
-    });
-  }
-
-  get promise(): Promise<Successor> {
-    return this.#outcome.promise;
+    this.birth = (options.readiness ?? 'channel') === 'channel' ? 'spawn' : 'foreign';
   }
 
   get pid(): number | undefined {
     return this.#other?.pid ?? this.#child?.pid;
   }
 
-  supersede(): void {
-    this.wish({ type: 'supersede' });
+  get wire(): Wire | undefined {
+    return this.#wire;
   }
 
-  /** Somebody wants the handoff to end: what the successor has said already comes first. */
-  wish(event: PredecessorWish): void {
-    this.#deliver({ event });
+  get gone(): Promise<unknown> {
+    return this.#child?.exited ?? Promise.resolve();
   }
 
-  #event(event: PredecessorEvent): void {
-    this.#step(predecessor(this.#machine, event));
+  get facts(): SuccessorFacts {
+    const status = this.#child?.poll();
+    return { pid: this.pid, exitCode: status?.exitCode ?? null, signal: status?.signal ?? null };
   }
 
-  async #start(): Promise<void> {
-    await aftermath; // a successor that failed may still hold the listeners
-    await thisGeneration()
-      .whenAlone()
-      .catch((error: unknown) => {
-        throw error instanceof FdpassError ? refusal(error.code, error.message) : error;
-      });
-    const { signal } = this.#options;
-    if (signal?.aborted === true)
-      throw refusal('ERR_FDPASS_ABORTED', 'The caller took the handoff back before it began');
-    if (thisGeneration().phase === 'leaving')
-      throw refusal('ERR_FDPASS_ABORTED', 'This process leaves: it starts no successor');
-
-    this.#listeners = (this.#options.listeners ?? openListeners()).filter((listener) => !listener.closed);
-    aftermath = this.#cleared.promise;
-    this.#spawn();
-    this.#takeBack = this.#listeners.map(lendPath);
-    signal?.addEventListener('abort', this.#abort);
-    process.on('exit', this.#exit);
-    this.#event({ type: 'start' });
-  }
-
-  readonly #abort = (): void => {
-    const reason: unknown = this.#options.signal?.reason;
-    const message = `the caller took it back (${reason instanceof Error ? reason.message : String(reason)})`;
-    this.wish({ type: 'cancel', code: 'ERR_FDPASS_ABORTED', message });
-  };
-
-  readonly #exit = (code: number): void => {
-    if (code === 0) this.wish({ type: 'exit' }); // after a crash the successor goes on instead
-  };
-
-  /** Everything is opened, written and started here, in one go; what fails leaves nothing behind. */
-  #spawn(): void {
+  /** Everything is opened, written and started here, in one go. */
+  begin(offering: Offering): void {
     const { command, cwd, env = process.env, stdio = 'inherit', readiness = 'channel' } = this.#options;
+    const { listeners } = offering;
     const own = command === undefined ? ownCommand() : { file: command[0], args: command.slice(1), cwd: undefined };
     const where = cwd ?? own.cwd ?? process.cwd();
-    const fds = this.#listeners.map((listener, index) => ({ source: listener.fd, target: FIRST + index }));
-    const names = this.#listeners.map((listener) => listener.name);
+    const fds = listeners.map((listener, index) => ({ source: listener.fd, target: FIRST + index }));
+    const names = listeners.map((listener) => listener.name);
     const theirs: number[] = []; // ours until the successor has its copies
     let variables: Record<string, string>;
+    this.#wake = offering.wake;
     try {
       if (readiness === 'channel') {
-        const [channel, end] = Channel.pair();
-        this.#wire = new Wire(channel);
+        const [link, end] = Link.pair();
+        this.#wire = new Wire(link);
         theirs.push(end);
         const number = FIRST + fds.length;
         fds.push({ source: end, target: number });
@@ -273,11 +163,11 @@ class Transaction {
           theirs.push(stored.file);
           fds.push({ source: stored.file, target: number + 1 });
         }
-        raw.setOption(channel.fd, 'sendBuffer', SEND_BUFFER);
-        this.#offer(stored.state);
+        raw.setOption(link.fd, 'sendBuffer', SEND_BUFFER);
+        this.#offer(this.#wire, offering, stored.state);
         variables = writeFdpass({ fd: number, inode: raw.describe(end).inode }).variables;
       } else {
-        this.#watcher = watchReadiness(readiness, this.#listeners);
+        this.#watcher = watchReadiness(readiness, listeners);
         variables = this.#watcher.variables;
       }
       this.#child = spawn(own.file, own.args, {
@@ -296,123 +186,46 @@ class Transaction {
       for (const fd of theirs) raw.close(fd);
     }
     const child = this.#child;
-    this.#wire?.listen(() => {
-      this.#wake();
+    void child.exited.then(offering.wake);
+    this.#watcher?.wait(child.pid, this.#ending.signal).then(offering.accepting, (error: unknown) => {
+      if (this.#ending.signal.aborted) return; // it is over: nobody waits any more
+      offering.cancel('ERR_FDPASS_ABORTED', `its readiness could not be watched: ${String(error)}`);
     });
-    void child.exited.then(() => {
-      this.#wake();
-    });
-    this.#watcher?.wait(child.pid, this.#ending.signal).then(
-      () => {
-        this.#event({ type: 'accepting' });
-      },
-      (error: unknown) => {
-        if (this.#ending.signal.aborted) return; // it is over: nobody waits any more
-        this.wish({
-          type: 'cancel',
-          code: 'ERR_FDPASS_ABORTED',
-          message: `its readiness could not be watched: ${String(error)}`,
-        });
-      },
-    );
   }
 
   #spawnFailure(error: unknown, file: string): unknown {
     if (error instanceof FdpassError || error instanceof TypeError || error instanceof RangeError) return error;
     const why = error instanceof Error ? error.message : String(error);
     const message = `The successor (${file}) could not be started: ${why}; this process goes on accepting`;
-    return new HandoffError('ERR_FDPASS_SPAWN', message, { phase: 'serving', successor: this.#facts(), cause: error });
+    return new HandoffError('ERR_FDPASS_SPAWN', message, { phase: 'serving', successor: this.facts, cause: error });
   }
 
-  #offer(state: OfferedState | undefined): void {
-    const items = this.#listeners.map((listener, index): Item & { fd: number } => {
-      const { inode, device } = raw.describe(listener.fd);
-      const { name, type, address, backlog } = listener;
-      return {
-        fd: FIRST + index,
-        name,
-        type,
-        address,
-        inode: String(inode),
-        device: String(device),
-        backlog,
-        supervised: listener.origin === 'systemd',
-      };
-    });
-    const offer: Message = {
+  /** Written before the exec: it is there from the successor's first moment. */
+  #offer(wire: Wire, { listeners, generation, probation }: Offering, state: OfferedState | undefined): void {
+    const items = listeners.map((listener, index) => ({ fd: FIRST + index, ...describeItem(listener) }));
+    wire.send({
       type: 'OFFER',
       versions: VERSIONS,
       pid: process.pid,
-      generation: this.#generation,
-      probation: this.#machine.probation,
+      generation,
+      probation,
       count: items.length,
       items,
       ...(state === undefined ? {} : { state }),
-    };
-    this.#wire?.send(offer);
-    const unsent = this.#wire?.unsent ?? 0;
-    if (unsent > 0) {
-      const message = `The offer of ${items.length} listeners does not fit into the channel (${unsent} bytes too many): raise net.core.wmem_max`;
+    });
+    if (wire.unsent > 0) {
+      const message = `The offer of ${items.length} listeners does not fit into the channel (${wire.unsent} bytes too many): raise net.core.wmem_max`;
       throw new FdpassError('ERR_FDPASS_LIMIT', message);
     }
   }
 
-  /** Mail is read outside the loop's poll phase: see NextGeneration. */
-  #wake(): void {
-    if (this.#scheduled) return;
-    this.#scheduled = true;
-    setImmediate(() => {
-      this.#scheduled = false;
-      this.#deliver('readable');
-    });
+  take(): boolean {
+    return false;
   }
 
-  #deliver(why: Wake<PredecessorDeadline, PredecessorWish>): void {
-    const mail = this.#readMail();
-    this.#step(deliver(predecessor, this.#machine, mail, why));
-    const ended = mail.some((item) => item.type === 'ended');
-    if (ended && this.#machine.phase === 'released') this.#releaseAll();
-  }
-
-  /** All that channel and pidfd hold. */
-  #readMail(): Mail<FromSuccessor>[] {
-    const mail: Mail<FromSuccessor>[] = [];
-    const { messages, malformed, ended } = this.#wire?.readAll() ?? {
-      messages: [],
-      malformed: undefined,
-      ended: false,
-    };
-    for (const message of messages) {
-      switch (message.type) {
-        case 'HELLO':
-          if (message.pid !== this.#child?.pid) this.#watchOther(message.pid);
-          mail.push({
-            type: 'message',
-            message: { type: 'HELLO', compatible: commonVersion(message.versions, VERSIONS) !== undefined },
-          });
-          break;
-        case 'READY':
-        case 'SERVING':
-        case 'RELEASE':
-        case 'ABORT':
-          mail.push({ type: 'message', message });
-          break;
-        default:
-          mail.push({ type: 'malformed', why: `The successor said ${message.type}, which is not its to say here` });
-      }
-    }
-    if (malformed !== undefined) mail.push({ type: 'malformed', why: malformed });
-    if (ended || this.#hasExited()) mail.push({ type: 'ended' });
-    return mail;
-  }
-
-  #hasExited(): boolean {
-    return this.#other === undefined ? this.#child?.poll() !== undefined : this.#other.ended;
-  }
-
-  /** The program that speaks is not the one that was started, but a child of it: its death counts, not that of the shell. */
-  #watchOther(pid: number): void {
-    if (this.#other !== undefined || process.platform !== 'linux') return;
+  /** Perhaps the program that speaks is not the one that was started, but a child of it: its death counts, not that of the shell. */
+  hello(pid: number): void {
+    if (pid === this.#child?.pid || this.#other !== undefined || process.platform !== 'linux') return;
     let pidfd: number | undefined;
     try {
       pidfd = raw.pidfdOpen(pid);
@@ -428,61 +241,11 @@ class Transaction {
     }
   }
 
-  #step({ state, effects }: Step<PredecessorState, PredecessorEffect>): void {
-    const { phase } = this.#machine;
-    this.#machine = state;
-    let failed = false;
-    for (const effect of effects) {
-      if (effect.type === 'send') failed = this.#wire?.send(effect.message) === false || failed;
-      else this.#do(effect);
-    }
-    if (state.phase !== phase && !state.over) {
-      publish({ event: 'handoff', phase: state.phase, successor: this.pid, generation: this.#generation });
-    }
-    if (failed)
-      setImmediate(() => {
-        this.#deliver('sendFailed');
-      });
+  hasEnded(): boolean {
+    return this.#other === undefined ? this.#child?.poll() !== undefined : this.#other.ended;
   }
 
-  #do(effect: Exclude<PredecessorEffect, { type: 'send' }>): void {
-    switch (effect.type) {
-      case 'arm': {
-        clearTimeout(this.#timer);
-        const { deadline } = effect;
-        this.#timer = setTimeout(() => {
-          this.#deliver({ deadline });
-        }, effect.ms);
-        break;
-      }
-      case 'disarm':
-        clearTimeout(this.#timer);
-        break;
-      case 'closeListeners':
-        stopAccepting();
-        for (const listener of this.#listeners) relinquish(listener);
-        // Not before: once the manager follows the successor, its death ends the service, and this process with it.
-        if (this.pid !== undefined) notify({ mainPid: this.pid, ready: true });
-        break;
-      case 'terminate':
-        this.#terminate(effect.termAfter, effect.killAfter);
-        break;
-      case 'kill':
-        this.#child?.kill('SIGKILL');
-        break;
-      case 'fail':
-        void this.#fail(effect.code, effect.message, effect.phase);
-        break;
-      case 'clear':
-        this.#releaseAll();
-        break;
-      case 'succeed':
-        this.#succeed();
-        break;
-    }
-  }
-
-  #terminate(termAfter: number, killAfter: number): void {
+  terminate(termAfter: number, killAfter: number): void {
     const child = this.#child;
     if (child === undefined) return;
     const after = (ms: number, action: () => void): void => {
@@ -499,90 +262,41 @@ class Transaction {
     });
   }
 
-  async #fail(code: FdpassErrorCode, message: string, phase: HandoffPhase): Promise<void> {
-    this.#end();
-    for (const takeBack of this.#takeBack) takeBack(); // the successor has let go of the Unix paths, or never had them
-    const child = this.#child;
-    if (child !== undefined && code !== 'ERR_FDPASS_ABORTED') {
-      await Promise.race([child.exited, delay(this.#hasEnded() ? STATUS_WAIT : 0, undefined, { ref: false })]);
-    }
-    const successor = this.#facts();
-    const text = `${describeFailure(code, message, successor)}; this process goes on accepting`;
-    publish({ event: 'failed', code, message: text, phase, successor });
-    this.#outcome.reject(new HandoffError(code, text, { phase, successor }));
+  kill(): void {
+    this.#child?.kill('SIGKILL');
   }
 
-  #hasEnded(): boolean {
-    return !this.#machine.remains;
+  released(): void {
+    // Not before: once the manager follows the successor, its death ends the service, and this process with it.
+    if (this.pid !== undefined) notify({ mainPid: this.pid, ready: true });
   }
 
-  #succeed(): void {
-    this.#end();
+  succeeded(generation: number): Successor {
     const child = this.#child;
-    if (child === undefined) return; // it was started, or there would be no success
+    if (child === undefined) throw new Error('unreachable: it was started, or there would be no success');
     child.unref();
     this.#other?.watch.unref();
-    this.#wire?.unref(); // open until its end: connections can go this way
-    this.#outcome.resolve({ pid: this.#other?.pid ?? child.pid, generation: this.#generation, exited: child.exited });
+    return { pid: this.#other?.pid ?? child.pid, generation, exited: child.exited };
   }
 
-  /** Nothing is waited for any more, except the end of what may be left of the successor. */
-  #end(): void {
-    this.#options.signal?.removeEventListener('abort', this.#abort);
-    process.off('exit', this.#exit);
+  end(): void {
     this.#ending.abort();
     this.#watcher?.[Symbol.dispose]();
     this.#watcher = undefined;
   }
 
-  #releaseAll(): void {
-    clearTimeout(this.#timer);
-    this.#end();
-    this.#wire?.close();
+  close(): void {
     this.#other?.watch.close();
     if (this.#other !== undefined) raw.close(this.#other.pidfd);
     this.#other = undefined;
     this.#child?.unref();
-    this.#cleared.resolve();
   }
-
-  #facts(): SuccessorFacts {
-    const status = this.#child?.poll();
-    return { pid: this.pid, exitCode: status?.exitCode ?? null, signal: status?.signal ?? null };
-  }
-}
-
-/** The state as OFFER carries it: itself where it is small, else in a memory file that the successor finds at `number`. */
-function storeState(state: unknown, number: number): { state: OfferedState | undefined; file: number | undefined } {
-  if (state === undefined) return { state: undefined, file: undefined };
-  const isBytes = state instanceof Uint8Array;
-  const bytes = isBytes ? state : Buffer.from(JSON.stringify(state));
-  if (!isBytes && bytes.length <= INLINE_STATE) return { state: { json: state }, file: undefined };
-  const file = raw.memoryFile('fdpass-state');
-  try {
-    for (let written = 0; written < bytes.length;) written += fs.writeSync(file, bytes, written);
-  } catch (error) {
-    raw.close(file);
-    throw error;
-  }
-  return { state: { fd: number, length: bytes.length, encoding: isBytes ? 'bytes' : 'json' }, file };
-}
-
-/** A sentence with the facts. What happens now is added by the caller. */
-function describeFailure(code: FdpassErrorCode, why: string, { pid, exitCode, signal }: SuccessorFacts): string {
-  const who = `The successor (pid ${pid ?? 'none'})`;
-  const end =
-    exitCode !== null ? `exited with code ${exitCode}` : signal !== null ? `was ended by ${signal}` : undefined;
-  if (code === 'ERR_FDPASS_SUCCESSOR_EXITED' && end !== undefined) return `${who} ${end} before it was serving`;
-  if (code === 'ERR_FDPASS_PROBATION' && end !== undefined) return `${who} ${end} during its probation`;
-  return `The handoff to pid ${pid ?? 'none'} failed: ${why}`;
 }
 
 /** Everything that can be said of the options before anything is done. */
 function checkOptions(options: HandoffOptions): void {
-  const { listeners, command, readiness, overlap, state, convention } = options;
-  checkTime('readyTimeout', options.readyTimeout);
-  checkTime('probation', options.probation);
+  const { command, readiness, overlap, state, convention } = options;
+  checkOffer(options);
   if (readiness !== undefined && !['channel', 'notify', 'connection'].includes(readiness as string)) {
     if (typeof readiness !== 'object')
       refuse('readiness', "'channel', 'notify', 'connection' or { after: ms }", readiness);
@@ -595,31 +309,5 @@ function checkOptions(options: HandoffOptions): void {
   if (command !== undefined && (!Array.isArray(command) || command.length === 0)) {
     refuse('command', 'the program and its arguments', command);
   }
-  if (state !== undefined && !(state instanceof Uint8Array)) {
-    let json: unknown; // undefined for a function, whatever the compiler says
-    try {
-      json = JSON.stringify(state);
-    } catch (error) {
-      refuse('state', `JSON or bytes (${String(error)})`, typeof state);
-    }
-    if (json === undefined) refuse('state', 'JSON or bytes', typeof state);
-  }
-  for (const listener of listeners ?? []) {
-    checkName(listener.name);
-    if (!listener.closed) continue;
-    throw new FdpassError('ERR_FDPASS_CLOSED', `options.listeners holds "${listener.name}", which was closed`);
-  }
-}
-
-function checkTime(option: string, value: unknown): void {
-  if (value === undefined) return;
-  const MAX_TIMER = 2_147_483_647; // setTimeout's own
-  if (typeof value !== 'number' || !Number.isFinite(value) || value < 0 || value > MAX_TIMER) {
-    refuse(option, `a number of ms from 0 to ${MAX_TIMER}`, value);
-  }
-}
-
-function refuse(option: string, expected: string, value: unknown): never {
-  const message = `options.${option} must be ${expected}; it is ${typeof value === 'string' ? `'${value}'` : String(value)}`;
-  throw Object.assign(new RangeError(message), { code: 'ERR_INVALID_ARG_VALUE' });
+  checkState(state);
 }

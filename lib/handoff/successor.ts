@@ -25,7 +25,7 @@ import {
   type Wake,
   type SuccessorDeadline,
 } from './machine.js';
-import type { Wire } from './wire.js';
+import { discard, type Wire } from './wire.js';
 
 /** What {@link ready} resolves with. */
 export interface Ready {
@@ -206,8 +206,10 @@ class NextGeneration implements Generation {
   }
 
   #readMail(): Mail<FromPredecessor>[] {
-    const { messages, malformed, ended } = this.#wire.readAll();
-    const mail: Mail<FromPredecessor>[] = messages.map((message) => {
+    const { frames, malformed, ended } = this.#wire.readAll();
+    const mail: Mail<FromPredecessor>[] = frames.map((frame) => {
+      const { message } = frame;
+      discard(frame);
       if (message.type === 'COMMIT' || message.type === 'RELEASED' || message.type === 'ABORT') {
         return { type: 'message', message };
       }

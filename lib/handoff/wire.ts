@@ -1,87 +1,126 @@
 /**
- * A channel that speaks frames: messages in, messages out.
- * Owns the channel. Closes descriptors that come with it and belong to no message. Knows the order of no dialog.
+ * A channel that speaks frames: messages in, messages out, with their descriptors.
+ * Owns the channel, and what it has read until somebody takes it. Knows the order of no dialog.
  */
-import { Channel } from '../channel.js';
+import { Link } from '../link.js';
 import * as raw from '../raw.js';
-import { encodeFrame, FrameReader, type Message } from './frame.js';
+import { encodeFrame, type Frame, FrameReader, type Message } from './frame.js';
 
 /** Everything that a channel held when it was read. */
 export interface WireMail {
-  messages: Message[];
-  /** Bytes that are not ours: nothing behind them is read any more. */
+  /** In order. Their descriptors belong to the reader. */
+  frames: Frame<number>[];
+  /** Bytes that are not ours, or descriptors that did not fit into this process: nothing behind them is read any more. */
   malformed: string | undefined;
   /** The other side has ended; nothing of it is left. */
   ended: boolean;
 }
 
+/** Closes what came with a frame that is not wanted. */
+export function discard(frame: Frame<number>): void {
+  for (const fd of frame.fds.splice(0)) raw.close(fd);
+}
+
 /** One end of the control channel of a handoff. */
 export class Wire implements Disposable {
-  readonly #channel: Channel;
+  readonly #link: Link;
   readonly #reader = new FrameReader();
-  #unread: Message[] = [];
+  #unread: Frame<number>[] = [];
 
-  /** Takes the channel over. */
-  constructor(channel: Channel) {
-    this.#channel = channel;
+  /** Takes the link over. */
+  constructor(link: Link) {
+    this.#link = link;
   }
 
   get closed(): boolean {
-    return this.#channel.closed;
+    return this.#link.closed;
   }
 
-  /** False: the other side has ended, and nothing was sent. */
-  send(message: Message): boolean {
-    return this.#channel.send(Buffer.from(encodeFrame(message)));
+  /** The descriptor, which stays this wire's: to look at. -1 once closed. */
+  get fd(): number {
+    return this.#link.fd;
+  }
+
+  /**
+   * Sends a message now, or when there is room.
+   *
+   * @param fds - As many as the message names. They stay the caller's, open until the other side has acknowledged them.
+   * @returns False: the other side has ended, and nothing was sent.
+   */
+  send(message: Message, fds: readonly number[] = []): boolean {
+    return this.#link.send(encodeFrame(message), fds);
+  }
+
+  /** Sends a message now or not at all. `full`: the kernel has no room for it at the moment. */
+  sendNow(message: Message, fds: readonly number[] = []): 'sent' | 'full' | 'ended' {
+    if (this.#link.unsent > 0) return 'full';
+    const bytes = encodeFrame(message);
+    if (!this.#link.send(bytes, fds)) return 'ended';
+    return this.#link.takeBack(bytes) ? 'full' : 'sent';
   }
 
   /** Bytes that the kernel has not taken yet. */
   get unsent(): number {
-    return this.#channel.unsent;
+    return this.#link.unsent;
   }
 
   /** Reads all that is there, without waiting. */
   readAll(): WireMail {
-    const mail: WireMail = { messages: this.#unread, malformed: undefined, ended: true };
+    const mail: WireMail = { frames: this.#unread, malformed: undefined, ended: true };
     this.#unread = [];
     if (this.closed) return mail;
-    const { arrived, ended } = this.#channel.readAll();
+    const { arrived, ended, failure } = this.#link.readAll();
     for (const { bytes, fds } of arrived) {
-      const { frames, close, failure } = this.#reader.push(bytes, fds);
-      for (const frame of frames) {
-        mail.messages.push(frame.message);
-        close.push(...frame.fds); // no message of this dialog carries descriptors yet
-      }
-      for (const fd of close) raw.close(fd);
-      mail.malformed ??= failure;
+      const arrival = this.#reader.push(bytes, fds);
+      mail.frames.push(...arrival.frames);
+      for (const fd of arrival.close) raw.close(fd);
+      mail.malformed ??= arrival.failure;
     }
+    mail.malformed ??= failure?.message;
+    if (ended || failure !== undefined) for (const fd of this.#reader.end().close) raw.close(fd);
     mail.ended = ended;
     return mail;
   }
 
-  /** The first of these messages comes first when the channel is read again. */
-  putBack(messages: readonly Message[]): void {
-    this.#unread = [...messages, ...this.#unread];
+  /** The first of these frames comes first when the channel is read again. */
+  putBack(frames: readonly Frame<number>[]): void {
+    this.#unread = [...frames, ...this.#unread];
   }
 
   /** Calls `onReadable` whenever there is mail or the other side has ended. */
   listen(onReadable: () => void): void {
-    this.#channel.listen(onReadable);
+    this.#link.listen(onReadable);
   }
 
   ref(): void {
-    this.#channel.ref();
+    this.#link.ref();
   }
 
   unref(): void {
-    this.#channel.unref();
+    this.#link.unref();
   }
 
+  /** Closes the channel, and what came with frames that nobody has read. */
   close(): void {
-    this.#channel.close();
+    for (const frame of this.#unread.splice(0)) discard(frame);
+    for (const fd of this.#reader.end().close) raw.close(fd);
+    this.#link.close();
   }
 
   [Symbol.dispose](): void {
     this.close();
   }
+}
+
+const entrusted = new WeakMap<object, Wire>();
+
+/** The channel to a successor that has taken over: kept for the connections that follow. */
+export function entrust(successor: object, wire: Wire): void {
+  entrusted.set(successor, wire);
+}
+
+/** The channel to a successor that has taken over; undefined where it has none, or its end was seen. Whoever listens on it closes it. */
+export function wireTo(successor: object): Wire | undefined {
+  const wire = entrusted.get(successor);
+  return wire?.closed === true ? undefined : wire;
 }
