@@ -1,7 +1,7 @@
 /**
  * The one file that loads the addon: it finds the binary that fits this platform, and says what it has in types.
  * It touches the file system below the package root, and the head of Node's own binary on Linux, where it must choose a C library.
- * Nothing but raw.ts (and spawn.ts, for what is of spawning alone) imports it.
+ * Nothing but raw.ts imports it (and spawn.ts and channel/transfer.ts, each for what is of it alone).
  */
 import { closeSync, existsSync, openSync, readSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -58,7 +58,7 @@ export interface NativeDescription {
 
 /** What `receive` gives: a message, or the news that one was cut and is lost. */
 export type NativeMessage =
-  | { truncated?: undefined; bytes: Buffer; fds: number[]; credentials?: NativeCredentials }
+  | { truncated?: undefined; bytes: Buffer; fds: number[]; credentials?: NativeCredentials; from?: NativeAddress }
   | { truncated: 'rights' | 'bytes'; received: number; limit: number };
 
 /** The watch of the addon: a handle in the event loop. raw.ts wraps it. */
@@ -83,6 +83,7 @@ export interface NativeSpawnOptions {
   /** Variables whose value the child replaces by its own pid. */
   pidVariable?: string[];
   newSession?: boolean;
+  sibling?: boolean;
   /** Go the ways that older kernels need, for tests: no pidfd; fork in place of clone; how descriptors are kept back. */
   fallback?: { pidfd?: false; fork?: true; marking?: 'range' | 'list' | 'each' };
 }
@@ -98,6 +99,8 @@ export interface NativeBinding {
   dup(fd: number, lowest: number): number;
   dupTo(fd: number, target: number): number;
   close(fd: number): void;
+  closeAll(fds: readonly number[]): void;
+  closeAll(fds: Int32Array, count: number): void;
   getCloseOnExec(fd: number): boolean;
   setCloseOnExec(fd: number, on: boolean): void;
   getNonBlocking(fd: number): boolean;
@@ -123,7 +126,16 @@ export interface NativeBinding {
   peerCredentials(fd: number): NativeCredentials;
 
   send(fd: number, bytes: Uint8Array, fds: readonly number[], to: NativeAddress | undefined): number | undefined;
-  receive(fd: number, size: number, credentials: boolean | undefined): NativeMessage | undefined;
+  receive(
+    fd: number,
+    size: number,
+    credentials: boolean | undefined,
+    from: boolean | undefined,
+  ): NativeMessage | undefined;
+
+  transfer(fd: number, bytes: Uint8Array, start: number, end: number, fds: Int32Array, count: number): number;
+  receiveMany(fd: number, bytes: Uint8Array, fds: Int32Array, ends: Int32Array, least: number, most: number): void;
+  systemError(error: number, syscall: string, what: string, fd: number): Error;
 
   Watch: new (
     fd: number,
@@ -132,6 +144,7 @@ export interface NativeBinding {
   ) => NativeWatch;
 
   pidfdOpen(pid: number): number;
+  peerPidfd(fd: number): number;
   pidfdSignal(pidfd: number, signal: number): void;
 
   spawnProcess(options: NativeSpawnOptions): { pid: number; pidfd: number | undefined };

@@ -122,6 +122,8 @@ export interface Message {
    * set is nobody's: `pid` 0, `uid` and `gid` 65534.
    */
   credentials?: Credentials;
+  /** The address of the sender: only where it was asked for, and the sender has one. */
+  from?: SocketAddress;
 }
 
 /** What a {@link Watch} waits for. An absent one is false; both false: it rests. */
@@ -180,6 +182,17 @@ export function dupTo(fd: number, target: number): number {
  */
 export function close(fd: number): void {
   native.close(fd);
+}
+
+/**
+ * Closes many descriptors at once: at the price of one call where they follow each other, as those of one message do.
+ * What close(2) would say of each is not told (a number that is not open is passed over): none of them is in use any more, whatever it
+ * says. Otherwise as {@link close}.
+ *
+ * @see close_range(2), Linux 5.9; close(2)
+ */
+export function closeAll(fds: readonly number[]): void {
+  native.closeAll(fds);
 }
 
 /**
@@ -453,15 +466,19 @@ export function send(
  * On a stream, bytes that were sent before a message with descriptors can come together with it; those after it cannot.
  *
  * @param size - Room for so many bytes, 1 to 2^30. There is always room for 253 descriptors.
- * @param options - `credentials`: say who sent it; set `passCredentials` on the socket before.
+ * @param options - `credentials`: say who sent it; set `passCredentials` on the socket before. `from`: say the sender's address.
  * @returns Undefined where nothing waits.
  * @throws {@link FdpassError} `ERR_FDPASS_LIMIT`: descriptors were lost on the way in, most often because this process
  * reached its limit of open files, or a datagram was longer than `size`. The message is lost, and what came of its
  * descriptors is closed. `ECONNRESET`, `ENOTCONN`, `EBADF`, `ENOTSOCK`, `ENOMEM`.
  * @see recvmsg(2), MSG_CMSG_CLOEXEC; unix(7) SCM_RIGHTS
  */
-export function receive(fd: number, size: number, options: { credentials?: boolean } = {}): Message | undefined {
-  const message = native.receive(fd, size, options.credentials);
+export function receive(
+  fd: number,
+  size: number,
+  options: { credentials?: boolean; from?: boolean } = {},
+): Message | undefined {
+  const message = native.receive(fd, size, options.credentials, options.from);
   if (message?.truncated === undefined) return message;
 
   const { truncated, received, limit } = message;
@@ -542,6 +559,18 @@ export function watch(fd: number, events: WatchInterest, callback: (events: Watc
  */
 export function pidfdOpen(pid: number): number {
   return native.pidfdOpen(pid);
+}
+
+/**
+ * Opens a descriptor for the process at the other end of a Unix socket, the one that {@link peerCredentials} tells of: it never comes to
+ * name another one. Linux 6.5; elsewhere `ENOTSUP` (`ENOPROTOOPT` where the kernel is older).
+ *
+ * @returns The pidfd; the caller's to close.
+ * @throws `ESRCH`, `EINVAL`: that process has ended, and was reaped; `ENODATA`: there is no other end that is known; `EMFILE`, `ENFILE`.
+ * @see unix(7), SO_PEERPIDFD
+ */
+export function peerPidfd(fd: number): number {
+  return native.peerPidfd(fd);
 }
 
 /**

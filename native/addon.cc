@@ -11,6 +11,7 @@ Napi::Object Initialize(Napi::Env env, Napi::Object exports) {
   ExportFile(env, exports);
   ExportSocket(env, exports);
   ExportRights(env, exports);
+  ExportTransfer(env, exports);
   ExportPoll(env, exports);
   ExportPidfd(env, exports);
   ExportSpawn(env, exports);

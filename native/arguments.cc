@@ -118,6 +118,14 @@ std::span<uint8_t> BytesValue(Napi::Value value, const std::string& name) {
   return {bytes.Data(), bytes.ElementLength()};
 }
 
+std::span<int32_t> NumbersValue(Napi::Value value, const std::string& name) {
+  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_int32_array) {
+    throw InvalidType(value, name, "an instance of Int32Array");
+  }
+  Napi::Int32Array numbers = value.As<Napi::Int32Array>();
+  return {numbers.Data(), numbers.ElementLength()};
+}
+
 std::vector<std::string> StringsValue(Napi::Value value, const std::string& name) {
   if (!value.IsArray()) throw InvalidType(value, name, "an array of strings");
   Napi::Array array = value.As<Napi::Array>();

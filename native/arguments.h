@@ -40,6 +40,8 @@ Napi::Object ObjectValue(Napi::Value value, const std::string& name);
 Napi::Function FunctionValue(Napi::Value value, const std::string& name);
 // A Uint8Array (a Buffer is one). The memory belongs to JavaScript: good until the next call into it.
 std::span<uint8_t> BytesValue(Napi::Value value, const std::string& name);
+// An Int32Array. The same holds for its memory.
+std::span<int32_t> NumbersValue(Napi::Value value, const std::string& name);
 std::vector<std::string> StringsValue(Napi::Value value, const std::string& name);
 // At most `most` descriptor numbers.
 std::vector<int> DescriptorsValue(Napi::Value value, const std::string& name, uint32_t most);

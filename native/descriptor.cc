@@ -54,6 +54,38 @@ Napi::Value Close(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
+// closeAll(fds, count): an array; or the first `count` numbers of an Int32Array, in which negative ones are passed
+// over. close_range(2) for numbers that follow each other, as those of one message do; close(2). Says nothing of what
+// they say: none of the numbers is in use any more.
+Napi::Value CloseAll(const Napi::CallbackInfo& info) {
+  std::vector<int> numbers;
+  std::span<int32_t> fds;
+  if (!info[0].IsTypedArray()) {
+    numbers = DescriptorsValue(info[0], "fds", INT_MAX);
+    fds = numbers;
+  } else {
+    const auto most = static_cast<size_t>(IntegerArgument(info, 1, "count", 0, INT_MAX));
+    fds = NumbersValue(info[0], "fds");  // last: see arguments.h
+    if (most > fds.size()) throw OutOfRange(info[1], "count", "<= " + std::to_string(fds.size()));
+    fds = fds.first(most);
+  }
+  const size_t count = fds.size();
+
+  for (size_t first = 0; first < count;) {
+    size_t next = first + 1;
+    if (fds[first] >= 0) {
+      while (next < count && fds[next] - int64_t{1} == fds[next - 1]) next++;
+      const auto low = static_cast<unsigned>(fds[first]);
+      const auto high = static_cast<unsigned>(fds[next - 1]);
+      if (next - first == 1 || platform::CloseRange(low, high, 0) == -1) {
+        for (size_t index = first; index < next; index++) close(fds[index]);
+      }
+    }
+    first = next;
+  }
+  return info.Env().Undefined();
+}
+
 // getCloseOnExec(fd). fcntl(2), F_GETFD.
 Napi::Value GetCloseOnExec(const Napi::CallbackInfo& info) {
   const int fd = DescriptorArgument(info, 0, "fd");
@@ -206,6 +238,7 @@ void ExportDescriptor(Napi::Env, Napi::Object exports) {
   Export<Dup>(exports, "dup");
   Export<DupTo>(exports, "dupTo");
   Export<Close>(exports, "close");
+  Export<CloseAll>(exports, "closeAll");
   Export<GetCloseOnExec>(exports, "getCloseOnExec");
   Export<SetCloseOnExec>(exports, "setCloseOnExec");
   Export<GetNonBlocking>(exports, "getNonBlocking");

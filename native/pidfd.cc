@@ -1,6 +1,7 @@
 // pidfds: a descriptor that names a process and can never come to name another. Linux; elsewhere ENOTSUP.
 // Making children and reaping them is spawn.cc's.
 #include <limits.h>
+#include <sys/socket.h>
 
 #include <string>
 
@@ -25,6 +26,25 @@ Napi::Value PidfdOpen(const Napi::CallbackInfo& info) {
   return HandOver(info.Env(), std::move(pidfd));
 }
 
+// peerPidfd(fd): of the process at the other end of a Unix socket, as it was when it connected. unix(7), SO_PEERPIDFD:
+// close-on-exec by itself.
+Napi::Value PeerPidfd(const Napi::CallbackInfo& info) {
+  const int fd = DescriptorArgument(info, 0, "fd");
+
+  int number = -1;
+  socklen_t length = sizeof(number);
+  int result = -1;
+  if (platform::kSoPeerPidfd == -1) {
+    errno = ENOTSUP;
+  } else {
+    result = getsockopt(fd, SOL_SOCKET, platform::kSoPeerPidfd, &number, &length);
+  }
+  if (result == -1) {
+    throw SystemError(info.Env(), errno, "getsockopt", "pidfd of the peer of fd " + std::to_string(fd), fd);
+  }
+  return HandOver(info.Env(), unique_fd(number));
+}
+
 // pidfdSignal(pidfd, signal): 0 only asks whether the process is there. pidfd_send_signal(2).
 Napi::Value PidfdSignal(const Napi::CallbackInfo& info) {
   const int pidfd = DescriptorArgument(info, 0, "pidfd");
@@ -41,6 +61,7 @@ Napi::Value PidfdSignal(const Napi::CallbackInfo& info) {
 
 void ExportPidfd(Napi::Env, Napi::Object exports) {
   Export<PidfdOpen>(exports, "pidfdOpen");
+  Export<PeerPidfd>(exports, "peerPidfd");
   Export<PidfdSignal>(exports, "pidfdSignal");
 }
 

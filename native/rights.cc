@@ -160,7 +160,7 @@ double DescriptorLimit() {
   return static_cast<double>(limit.rlim_cur);
 }
 
-// receive(fd, size, credentials): one message of at most `size` bytes; undefined where none waits.
+// receive(fd, size, credentials, from): one message of at most `size` bytes; undefined where none waits.
 // recvmsg(2), MSG_CMSG_CLOEXEC | MSG_DONTWAIT, with room for 253 rights.
 // A message that did not fit is lost, its descriptors are closed, and the result is { truncated, received, limit }:
 // 'rights' where descriptors were lost (MSG_CTRUNC: the kernel says no errno, not even for EMFILE), 'bytes' where the
@@ -170,6 +170,7 @@ Napi::Value Receive(const Napi::CallbackInfo& info) {
   const int fd = DescriptorArgument(info, 0, "fd");
   const auto size = static_cast<size_t>(IntegerArgument(info, 1, "size", 1, kLargestReceive));
   const bool wantsCredentials = !info[2].IsUndefined() && BooleanArgument(info, 2, "options.credentials");
+  const bool wantsFrom = !info[3].IsUndefined() && BooleanArgument(info, 3, "options.from");
 
   std::array<uint8_t, kStackBytes> stack;
   std::unique_ptr<uint8_t[]> heap;
@@ -185,8 +186,11 @@ Napi::Value Receive(const Napi::CallbackInfo& info) {
   message.msg_iov = &part;
   message.msg_iovlen = 1;
   message.msg_control = control.data();
+  Address from;
+  if (wantsFrom) message.msg_name = from.get();
   const ssize_t length = RetryOnEintr([&] {
     message.msg_controllen = control.size();
+    if (wantsFrom) message.msg_namelen = from.length;
     return platform::ReceiveMessage(fd, &message, MSG_DONTWAIT);
   });
   if (length == -1) {
@@ -206,6 +210,11 @@ Napi::Value Receive(const Napi::CallbackInfo& info) {
   result.Set("fds", rights.Numbers(env));
   if (wantsCredentials && rights.credentials() != nullptr) {
     result.Set("credentials", CredentialsObject(env, *rights.credentials()));
+  }
+  if (wantsFrom && message.msg_namelen > 0) {
+    from.length = message.msg_namelen;
+    const Napi::Value address = AddressObject(env, from);
+    if (!address.IsNull()) result.Set("from", address);
   }
   rights.Release();
   return result;

@@ -5,6 +5,7 @@
 #include "spawn.h"
 
 #include <dlfcn.h>
+#include <poll.h>
 #include <sys/resource.h>
 
 #include <algorithm>
@@ -125,6 +126,7 @@ struct Request {
   std::vector<std::string> pidVariables;
   std::vector<Entry> entries;
   bool newSession = false;
+  bool sibling = false;
   // Ways around what this kernel has, so that tests can go them.
   bool withoutPidfd = false;
   bool byFork = false;
@@ -178,6 +180,8 @@ Request RequestArgument(const Napi::CallbackInfo& info, size_t index) {
   if (!pidVariables.IsUndefined()) request.pidVariables = StringsValue(pidVariables, "pidVariable");
   const Napi::Value newSession = object.Get("newSession");
   if (!newSession.IsUndefined()) request.newSession = BooleanValue(newSession, "newSession");
+  const Napi::Value sibling = object.Get("sibling");
+  if (!sibling.IsUndefined()) request.sibling = BooleanValue(sibling, "sibling");
 
   const Napi::Value without = object.Get("fallback");
   if (without.IsUndefined()) return request;
@@ -337,9 +341,9 @@ Born Start(Plan& plan, bool byFork, bool withoutPidfd, unique_fd& reading, uniqu
   return born;
 }
 
-// spawnProcess({ file, args, env, cwd, fds, pidVariable, newSession }): { pid, pidfd }. Returns, or throws, once the
-// child has its program, or is gone. The pidfd is closed by the reap() that finds the child ended; dup it to keep it
-// longer.
+// spawnProcess({ file, args, env, cwd, fds, pidVariable, newSession, sibling }): { pid, pidfd }. Returns, or throws,
+// once the child has its program, or is gone. The pidfd is closed by the reap() that finds the child ended; dup it to
+// keep it longer.
 Napi::Value SpawnProcess(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   Request request = RequestArgument(info, 0);
@@ -388,6 +392,7 @@ Napi::Value SpawnProcess(const Napi::CallbackInfo& info) {
   plan.marking = request.marking;
   plan.directory = request.directory.empty() ? nullptr : request.directory.c_str();
   plan.newSession = request.newSession;
+  plan.sibling = request.sibling;
   plan.pidSlots = slots.data();
   plan.pidSlotCount = slots.size();
   plan.arguments = argumentPointers.data();
@@ -471,6 +476,12 @@ Napi::Value HasEnded(const Napi::CallbackInfo& info) {
 
   siginfo_t status = {};
   const int result = Ask(info.Env(), pid, descriptor, &status, WEXITED | WNOHANG | WNOWAIT);
+  if (result == -1 && errno == ECHILD && descriptor >= 0) {
+    // Another's child: its pidfd tells. (Where one's own was reaped by somebody else, it tells that too.)
+    pollfd ending = {descriptor, POLLIN, 0};
+    const int ready = RetryOnEintr([&] { return poll(&ending, 1, 0); });
+    return Napi::Boolean::New(info.Env(), ready != 0);
+  }
   if (result == -1 && errno != ECHILD) throw SystemError(info.Env(), errno, "waitid", "pid " + std::to_string(pid));
   return Napi::Boolean::New(info.Env(), result == -1 || status.si_pid != 0);
 }

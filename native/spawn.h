@@ -61,6 +61,7 @@ struct Plan {
   Marking marking = Marking::kCloseRange;
   const char* directory = nullptr;  // null: stay
   bool newSession = false;
+  bool sibling = false;  // a child of this process's parent
   char* const* pidSlots = nullptr;
   size_t pidSlotCount = 0;
   char* const* arguments = nullptr;
@@ -319,12 +320,20 @@ FDPASS_IN_CHILD inline int RunCloned(void* plan) { RunChild(*static_cast<Plan*>(
 // this thread waits until the child has its program or is gone. `pidfd` comes with the birth (CLONE_PIDFD, Linux 5.2),
 // so that it names this child for sure; an older kernel leaves it as it is, or says EINVAL.
 //
+// A sibling (CLONE_PARENT) is reaped by the parent of this process: all that is left here is the pidfd. Without one,
+// and for the init of a PID namespace, whose children have nobody else, it becomes a child.
+//
 // qemu's user mode and the like make a fork of it: `plan.begun` tells.
 [[gnu::noinline]] inline pid_t CloneChild(Plan& plan, int* pidfd) {
   constexpr int kFlags = CLONE_VM | CLONE_VFORK | SIGCHLD;
   constexpr int kClonePidfd = 0x1000;          // CLONE_PIDFD
   alignas(16) unsigned char stack[32 * 1024];  // in this frame, which stays while the child uses it
-  const pid_t pid = pidfd == nullptr ? -1 : clone(RunCloned, stack + sizeof(stack), kFlags | kClonePidfd, &plan, pidfd);
+  const auto born = [&](int more) { return clone(RunCloned, stack + sizeof(stack), kFlags | more, &plan, pidfd); };
+  if (pidfd != nullptr && plan.sibling) {
+    const pid_t pid = born(kClonePidfd | CLONE_PARENT);
+    if (pid != -1 || errno != EINVAL) return pid;
+  }
+  const pid_t pid = pidfd == nullptr ? -1 : born(kClonePidfd);
   if (pid != -1 || (pidfd != nullptr && errno != EINVAL)) return pid;
   return clone(RunCloned, stack + sizeof(stack), kFlags, &plan);
 }

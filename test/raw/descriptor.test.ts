@@ -90,6 +90,30 @@ test('an error of the system names the descriptor in a field too', () => {
   assert.throws(() => raw.dup(fd), { code: 'EBADF', errno: -9, syscall: 'fcntl', fd });
 });
 
+test('closeAll closes each: those that follow each other, those that do not, and passes over what is not open', () => {
+  const before = openList();
+  const fds = [700, 701, 702, 710, 705, 704, 720].map((lowest) => raw.dup(0, lowest));
+  raw.close(701);
+
+  raw.closeAll(fds);
+  raw.closeAll([]);
+
+  assert.deepEqual(openList(), before);
+});
+test('closeAll closes nothing where one of them is no descriptor', (t) => {
+  const fd = raw.dup(0, 700);
+  closeAfter(t, fd);
+  throws(() => raw.closeAll([fd, -1]), RangeError, 'ERR_OUT_OF_RANGE', /"fds\[1\]"/);
+  throws(() => raw.closeAll([fd, 1.5]), RangeError, 'ERR_OUT_OF_RANGE', /"fds\[1\]"/);
+  throws(() => raw.closeAll([fd, '3' as unknown as number]), TypeError, 'ERR_INVALID_ARG_TYPE', /"fds\[1\]"/);
+  throws(
+    () => raw.closeAll(fd as unknown as number[]),
+    TypeError,
+    'ERR_INVALID_ARG_TYPE',
+    /"fds" argument must be an array/,
+  );
+  assert.ok(raw.isSame(fd, 0));
+});
 test('close-on-exec is of one number, not of its dups', (t) => {
   const fd = raw.dup(0);
   const copy = raw.dup(fd);
@@ -453,6 +477,24 @@ for (const [argument, received, act] of [
     });
   });
 }
+
+test('peerPidfd names the process at the other end, close-on-exec', { skip: skipUnlessLinux }, (t) => {
+  const [left, right] = raw.socketPair('stream');
+  closeAfter(t, left, right);
+  let pidfd: number;
+  try {
+    pidfd = raw.peerPidfd(left);
+  } catch (error) {
+    assert.equal((error as NodeJS.ErrnoException).code, 'ENOPROTOOPT', 'a kernel before 6.5');
+    return;
+  }
+  closeAfter(t, pidfd);
+
+  raw.pidfdSignal(pidfd, 0);
+  assert.equal(raw.getCloseOnExec(pidfd), true);
+  assert.match(fs.readFileSync(`/proc/self/fdinfo/${pidfd}`, 'utf8'), new RegExp(`^Pid:\\s*${process.pid}$`, 'm'));
+  throwsSystem(() => raw.peerPidfd(999_999), 'EBADF', 'getsockopt', /pidfd of the peer of fd 999999/);
+});
 
 test('pidfdSignal 0 asks whether the process is there', { skip: skipUnlessLinux }, (t) => {
   const pidfd = raw.pidfdOpen(process.pid);

@@ -147,6 +147,22 @@ test('datagram: descriptors without a byte arrive', (t) => {
   assert.deepEqual([bytes.length, fds.length], [0, 1]);
 });
 
+test('receive says from which address, where it is asked and the sender has one', { skip: skipUnlessLinux }, (t) => {
+  const [here, named, unnamed] = [0, 1, 2].map(() => raw.socket('unix', 'dgram')) as [number, number, number];
+  closeAfter(t, here, named, unnamed);
+  const to = { family: 'unix', path: `@fdpass-from-${process.pid}` } as const;
+  const from = { family: 'unix', path: `@fdpass-to-${process.pid}` } as const;
+  raw.bind(here, to);
+  raw.bind(named, from);
+  for (const fd of [named, unnamed, named]) raw.send(fd, Buffer.from('x'), [], to);
+
+  assert.deepEqual(raw.receive(here, 10, { from: true })?.from, from);
+  assert.ok(
+    [undefined, ''].includes((raw.receive(here, 10, { from: true })?.from as { path?: string } | undefined)?.path),
+  );
+  assert.equal(raw.receive(here, 10)?.from, undefined);
+});
+
 test('the end of a stream is an empty message without descriptors', (t) => {
   const [left, right] = raw.socketPair('stream');
   closeAfter(t, right);

@@ -246,3 +246,16 @@ function work(workerData: object): Worker {
     workerData: { library: LIBRARY, reporter: reporter(), directory: path.join(directory), ...workerData },
   });
 }
+
+test(
+  "a sibling is the child of this process's parent, its end is seen here, and its status is told to that one alone",
+  { skip: process.platform !== 'linux' && 'clone(2) with CLONE_PARENT is of Linux alone' },
+  async () => {
+    // The shell is the parent, and reaps whatever ends.
+    const script = ['-c', '"$0" "$@"; true', process.execPath, fixture('sibling.mjs'), LIBRARY];
+    const { stdout } = await promisify(execFile)('sh', script);
+    const told = JSON.parse(stdout) as Record<string, unknown>;
+    assert.equal(told['parent'], told['own']);
+    assert.deepEqual([told['runs'], told['status'], told['after']], [true, { exitCode: null, signal: null }, false]);
+  },
+);
