@@ -1,37 +1,58 @@
 /**
- * What was handed down to this process: finds it once, and gives each listener to the one who claims it.
- * Reads process.env and takes the variables it has read off it; looks at the descriptors that they name, and marks them
- * close-on-exec. Binds afresh, through listener.ts, where nothing was handed down.
- * Source: sd_listen_fds(3), docs/protocol.md.
+ * What was handed down to this process: finds it once, and gives each listener to the one who claims it (inheritOther.ts: connections and
+ * files). Reads process.env and takes the variables it has read off it. What a predecessor gave it looks at itself, what a supervisor gave
+ * is found by discover.ts. Binds afresh, through listener.ts, where nothing was handed down.
+ * Source: sd_listen_fds(3), docs/protocol.md, docs/supervisors/README.md.
  */
 import fs from 'node:fs';
-import { isMainThread } from 'node:worker_threads';
 
 import { agrees, candidates, checkListenOptions, formatAddress, type ListenOptions, type Wanted } from './address.js';
-import type { NamedDescriptor } from './conventions/convention.js';
+import { type Environment, MAX_INT } from './conventions/convention.js';
 import { type ChannelReference, FDPASS_VARIABLES, readFdpass } from './conventions/fdpass.js';
-import { readSystemd } from './conventions/systemd.js';
+import { SYSTEMD_VARIABLES } from './conventions/systemd.js';
+import { AUTOMATIC, GUESSED, SUPERVISOR_CONVENTIONS, type SupervisorConvention } from './conventions/table.js';
+import { discover, type Discovery, type IgnoredConvention, type Item, moveUp, nameKind } from './discover.js';
 import { FdpassError } from './errors.js';
-import type { Message } from './handoff/frame.js';
+import type { Item as ManifestItem, Message } from './handoff/frame.js';
 import { discard, Wire } from './handoff/wire.js';
 import { Link } from './link.js';
 import { describeListener, inherited, listen, type Listener } from './listener.js';
+import { isCarried, UNNAMED } from './names.js';
 import * as raw from './raw.js';
+import { assertMainThread } from './thread.js';
 
-/** The conventions by which listeners can arrive, in the order in which they are looked for. */
-export type InheritConvention = 'fdpass' | 'systemd';
+export { assertMainThread } from './thread.js';
 
-/** What {@link inheritListener} needs to know besides where it would bind. */
-export interface InheritOptions extends ListenOptions {
+/**
+ * The conventions by which listeners can arrive. Looked for without being named, in this order: `fdpass` (a predecessor), `systemd`,
+ * `server-starter`, `einhorn` (socketmaster too), `systemd-nopid` (LISTEN_FDS or LISTEN_FD without LISTEN_PID; only where all that it
+ * names are listeners), `stdin` (a listener at descriptor 0). The others only where they are named.
+ */
+export type InheritConvention = 'fdpass' | SupervisorConvention;
+
+/** Whose descriptors to take, and what to do with the variables that say so. */
+export interface AdoptOptions {
   /**
-   * Whose listeners to take: that of a predecessor (`fdpass`) or of a supervisor (`systemd`). Others that are there are then an
-   * error, and never bound afresh over. Default: the one that is there.
+   * One convention, or several in the order in which to look for them. What others hand down is then an error, and never bound afresh
+   * over. A predecessor is always heard first. Default: see {@link InheritConvention}.
    */
-  convention?: InheritConvention | undefined;
-  /** Never bind afresh: reject where nothing that was handed down fits. Default: false. */
+  convention?: InheritConvention | readonly InheritConvention[] | undefined;
+  /**
+   * Take only what is proven to be meant for this process: neither `systemd-nopid` nor `stdin`, unless they are named. And never bind
+   * afresh. Default: false.
+   */
   strict?: boolean | undefined;
   /** Take the variables that were read off process.env, so that children do not claim what they name. Default: true. */
   unsetEnv?: boolean | undefined;
+}
+
+/** What {@link inheritListener} needs to know besides where it would bind. */
+export interface InheritOptions extends ListenOptions, AdoptOptions {
+  /**
+   * The number of a listener that came without a convention, as in `--fd 3`: that very descriptor, in place of host, port and path. Digits
+   * in a string too. From a predecessor the listener comes under its name, and the number counts for nothing.
+   */
+  fd?: number | string | undefined;
 }
 
 /** A listener that was handed down and that nobody has claimed yet. */
@@ -39,63 +60,171 @@ export interface InheritedListener {
   readonly name: string;
   readonly address: raw.SocketAddress;
   readonly type: raw.SocketType;
-  readonly origin: 'predecessor' | 'systemd';
+  readonly origin: 'predecessor' | 'systemd' | 'supervisor';
 }
+
+/** Where what was handed down came from, and what else there was. */
+export interface InheritanceReport {
+  /** Undefined: nothing was handed down. */
+  readonly convention: InheritConvention | undefined;
+  /** Conventions whose variables are set, and that were not looked at: the first one that speaks to this process wins. */
+  readonly ignored: readonly IgnoredConvention[];
+  /** Why nothing was handed down: a sentence for each convention that was looked at. */
+  readonly notes: readonly string[];
+}
+
+export type { IgnoredConvention, Item } from './discover.js';
 
 type OfferMessage = Extract<Message, { type: 'OFFER' }>;
 
-interface Item extends InheritedListener {
-  fd: number;
-  backlog: number;
-  claimed: boolean;
-}
-
 /** All that this process was born with. */
-export interface Adoption {
+export interface Adoption extends Omit<Discovery, 'convention'> {
   convention: InheritConvention | undefined;
-  items: Item[];
-  /** Descriptors that were announced and are no listeners: a connection, a file. Closed with what is not claimed. */
-  others: NamedDescriptor[];
-  /** Why there is nothing: for the message of {@link inheritListener}. */
-  notes: string[];
   /** The control channel of the handoff that this process is the successor of, with what came after OFFER unread. */
   predecessor: { wire: Wire; offer: OfferMessage; state: unknown } | undefined;
 }
 
 let adoption: Adoption | undefined;
 let failure: unknown;
+/** A takeover is under way: what it brings is not here yet. */
+let pending = false;
 let unset = true;
+/** The environment as it was before anything was taken off. */
+let born: Environment | undefined;
 
-/** Signals, environment and identity belong to the process: `ERR_FDPASS_THREAD` in a worker. */
-export function assertMainThread(what: string): void {
-  if (isMainThread) return;
-  const message = `${what} works in the main thread alone; a worker can use listen(), Listener.from() and spawn()`;
-  throw new FdpassError('ERR_FDPASS_THREAD', message);
-}
+/** Listeners that were taken by their number. */
+const explicit = new Set<Listener>();
 
 /**
  * Everything that was handed down, found on the first call and the same ever after.
  *
+ * @param options - Where to look: those of the first call decide. A later call that asks for another convention is refused.
  * @throws {@link FdpassError} `ERR_FDPASS_ENV`, `_NAMES`: a variable is malformed. `_BADFD`, `_MISMATCH`: a descriptor is not what it
  * was said to be. `_PROTOCOL`: the channel brought no OFFER. Nothing is adopted then, and every later call throws the same.
  */
-export function adopt(): Adoption {
+export function adopt(options: AdoptOptions = {}): Adoption {
+  if (pending) {
+    const message = 'A takeover is under way: wait for takeover() before you look for what it brings';
+    throw new FdpassError('ERR_FDPASS_NOT_READY', message);
+  }
+  const named = namedConventions(options);
+  unset = options.unsetEnv ?? true;
   if (failure !== undefined) throw failure; // eslint-disable-line @typescript-eslint/only-throw-error -- it was caught
   try {
-    return (adoption ??= fromPredecessor() ?? fromSystemd());
+    adoption ??= fromPredecessor() ?? fromSupervisor(named, options);
+    // Nothing was there by itself, and now somebody names what is never looked for by itself.
+    if (adoption.convention === undefined && named !== undefined) adoption = fromSupervisor(named, options);
   } catch (error) {
     failure = error;
     throw error;
   }
+  assertNamed(adoption, named);
+  return adoption;
+}
+
+function namedConventions({ convention }: AdoptOptions): readonly InheritConvention[] | undefined {
+  if (convention === undefined) return undefined;
+  const list: readonly unknown[] = Array.isArray(convention) ? convention : [convention];
+  const known: readonly unknown[] = ['fdpass', ...SUPERVISOR_CONVENTIONS];
+  for (const each of list) {
+    if (known.includes(each)) continue;
+    const message = `options.convention must be one or several of ${known.join(', ')}; it is ${String(each)}`;
+    throw Object.assign(new TypeError(message), { code: 'ERR_INVALID_ARG_VALUE' });
+  }
+  return list as readonly InheritConvention[];
+}
+
+/** What was adopted at the first call may be something else than what this one asks for. */
+function assertNamed({ convention }: Adoption, named: readonly InheritConvention[] | undefined): void {
+  if (named === undefined || convention === undefined || convention === 'fdpass' || named.includes(convention)) return;
+  const asked = named.join(', ');
+  const message = `Listeners were handed down by ${convention}, and options.convention asks for ${asked}`;
+  throw new FdpassError('ERR_FDPASS_MISMATCH', message, { expected: asked, got: convention });
+}
+
+/** What this caller may see of it: who asks for proof does not see what is guessed. */
+export function offered(options: AdoptOptions): Adoption {
+  const all = adopt(options);
+  const { convention } = all;
+  const isGuess = convention !== undefined && (GUESSED as readonly InheritConvention[]).includes(convention);
+  if (options.strict !== true || options.convention !== undefined || !isGuess) return all;
+  return { ...all, items: [], others: [], notes: [`${convention} proves nothing, and options.strict is set`] };
+}
+
+/** Whether this process has adopted what it was born with, or begun to. */
+export function hasAdopted(): boolean {
+  return pending || adoption !== undefined || failure !== undefined;
+}
+
+/** Whether a predecessor started this process. Looks for its channel alone, and leaves what a supervisor hands down. */
+export function adoptFromParent(): boolean {
+  if (hasAdopted()) return adopt().predecessor !== undefined;
+  try {
+    adoption = fromPredecessor();
+  } catch (error) {
+    failure = error;
+    throw error;
+  }
+  return adoption !== undefined;
+}
+
+/** From here on nothing can be adopted until the takeover has brought what there is, or has come to nothing. */
+export function beginTakeover(): { adopt: (taken: TakenOver) => void; giveUp: () => void } {
+  pending = true;
+  return {
+    adopt: (taken) => {
+      pending = false;
+      adoption = fromTakeover(taken);
+    },
+    giveUp: () => {
+      pending = false;
+      adoption = undefined;
+    },
+  };
+}
+
+/** What a takeover brought: every descriptor was looked at by {@link receiveItem}. */
+export interface TakenOver {
+  wire: Wire;
+  offer: OfferMessage;
+  state: unknown;
+  items: Item[];
+}
+
+/** What a supervisor handed down to this process joins it, each socket once. */
+function fromTakeover({ wire, offer, state, items }: TakenOver): Adoption {
+  const own = fromSupervisor(undefined, {});
+  const isTaken = ({ fd }: { fd: number }): boolean => items.some((item) => raw.isSame(item.fd, fd));
+  for (const { fd } of own.items.filter(isTaken)) raw.close(fd);
+  return {
+    ...own,
+    convention: 'fdpass',
+    items: [...items, ...own.items.filter((item) => !isTaken(item))],
+    notes: [],
+    predecessor: { wire, offer, state },
+  };
+}
+
+/** What a supervisor, or another parent, hands down. */
+function fromSupervisor(named: readonly InheritConvention[] | undefined, { strict = false }: AdoptOptions): Adoption {
+  const isSupervisor = (each: InheritConvention): each is SupervisorConvention => each !== 'fdpass';
+  const automatic = AUTOMATIC.filter((each) => !strict || !GUESSED.includes(each));
+  const found = discover({
+    order: named === undefined ? automatic : named.filter(isSupervisor),
+    isNamed: named !== undefined,
+    environment: (born ??= { ...process.env }),
+    takeOff,
+  });
+  return { ...found, predecessor: undefined };
 }
 
 /** What an environment with a channel of ours in it hands down. Another socket at that number: it was meant for a parent. */
 function fromPredecessor(): Adoption | undefined {
-  const environment = { ...process.env };
+  born ??= { ...process.env };
   takeOff(FDPASS_VARIABLES);
-  const reference = readFdpass(environment);
+  const reference = readFdpass(born);
   if (reference === undefined || !isThere(reference)) return undefined;
-  takeOff(['LISTEN_FDS', 'LISTEN_PID', 'LISTEN_PIDFDID', 'LISTEN_FDNAMES']);
+  takeOff(SYSTEMD_VARIABLES);
 
   raw.setCloseOnExec(reference.fd, true);
   const wire = new Wire(new Link(reference.fd));
@@ -108,7 +237,9 @@ function fromPredecessor(): Adoption | undefined {
       items,
       others: [],
       notes: [],
-      predecessor: { wire, offer, state: readState(offer) },
+      ignored: [],
+      parent: undefined,
+      predecessor: { wire, offer, state: readState(offer.state) },
     };
   } catch (error) {
     wire.close(); // the predecessor learns at once that nothing comes of it
@@ -118,17 +249,26 @@ function fromPredecessor(): Adoption | undefined {
 
 /** What was offered, each looked at: the very socket that the predecessor named. */
 function itemsOf(offer: OfferMessage): Item[] {
-  return offer.items.map((item): Item => {
-    const facts = lookAt(item.fd, item.name);
-    const { inode } = raw.describe(item.fd);
-    if (facts === undefined || String(inode) !== item.inode) {
-      const message = `Descriptor ${item.fd} is not what the predecessor offered as "${item.name}"`;
-      throw new FdpassError('ERR_FDPASS_MISMATCH', message, { fd: item.fd, expected: item.inode, got: String(inode) });
-    }
-    const { name, fd, backlog = facts.backlog } = item;
-    const origin = item.supervised === true ? 'systemd' : 'predecessor';
-    return { name, address: facts.address, type: facts.type, origin, fd, backlog, claimed: false };
-  });
+  return offer.items.map((item) => receiveItem(item.fd, item));
+}
+
+/**
+ * The listener that came at `fd`, if it is what its entry in the manifest says. The descriptor stays the caller's.
+ *
+ * @throws {@link FdpassError} `ERR_FDPASS_MISMATCH`: it is another socket; `ERR_FDPASS_BADFD`: it is not open.
+ */
+export function receiveItem(fd: number, item: ManifestItem): Item {
+  const facts = lookAt(fd, item.name);
+  const { inode } = raw.describe(fd);
+  if (facts === undefined || String(inode) !== item.inode) {
+    const message = `Descriptor ${fd} is not what the predecessor offered as "${item.name}"`;
+    throw new FdpassError('ERR_FDPASS_MISMATCH', message, { fd, expected: item.inode, got: String(inode) });
+  }
+  const { name, backlog = facts.backlog } = item;
+  const supervisor = item.systemd === false ? 'supervisor' : 'systemd';
+  const origin = item.supervised === true ? supervisor : 'predecessor';
+  const { address, type } = facts;
+  return { name, aliases: [], named: true, address, type, origin, fd, backlog, claimed: false };
 }
 
 function isThere({ fd, inode }: ChannelReference): boolean {
@@ -151,49 +291,27 @@ function readOffer(wire: Wire): OfferMessage {
   throw new FdpassError('ERR_FDPASS_PROTOCOL', `The channel of the predecessor brought no OFFER: ${why}`);
 }
 
-/** What the predecessor said in `handoff({ state })`. */
-function readState({ state }: OfferMessage): unknown {
+/**
+ * What the predecessor said in `handoff({ state })`.
+ *
+ * @param file - A memory file that travelled with the frame; closed here.
+ */
+export function readState(state: OfferMessage['state'], file?: number): unknown {
   if (state === undefined) return undefined;
   if ('json' in state) return state.json;
-  if (state.fd === null) return undefined; // travels with the frame in a takeover
+  const fd = file ?? state.fd;
+  if (fd === null) throw new FdpassError('ERR_FDPASS_PROTOCOL', 'OFFER names a state that did not come with it');
   const bytes = Buffer.alloc(state.length);
   try {
-    const read = fs.readSync(state.fd, bytes, 0, state.length, 0);
+    const read = fs.readSync(fd, bytes, 0, state.length, 0);
     if (read !== state.length) {
       const message = `The state of the predecessor is ${state.length} bytes, and ${read} could be read`;
       throw new FdpassError('ERR_FDPASS_PROTOCOL', message);
     }
   } finally {
-    raw.close(state.fd);
+    raw.close(fd);
   }
   return state.encoding === 'bytes' ? new Uint8Array(bytes) : (JSON.parse(bytes.toString()) as unknown);
-}
-
-/** What systemd, or who speaks as it does, hands down. All is looked at before anything is marked. */
-function fromSystemd(): Adoption {
-  const environment = { ...process.env };
-  const { LISTEN_PIDFDID } = environment;
-  const self = { pid: process.pid, pidfdId: LISTEN_PIDFDID === undefined ? undefined : ownPidfdId() };
-  takeOff(['LISTEN_FDS', 'LISTEN_PID', 'LISTEN_PIDFDID', 'LISTEN_FDNAMES']);
-  const { descriptors, note } = readSystemd(environment, self);
-  if (descriptors === undefined) {
-    return { convention: undefined, items: [], others: [], notes: [note], predecessor: undefined };
-  }
-  const items: Item[] = [];
-  const others: NamedDescriptor[] = [];
-  for (const { name, fd } of descriptors) {
-    const facts = lookAt(fd, name);
-    const kind = facts === undefined ? raw.describe(fd).kind : 'socket';
-    // Node took the number for an epoll or eventfd of its own: nothing stood there at the exec.
-    if (kind === 'anonymous') throw notOpen(fd, name);
-    if (kind === 'pipe') continue; // perhaps Node's own as well, and never a listener
-    if (facts === undefined) others.push({ name, fd });
-    else if (!items.some((item) => raw.isSame(item.fd, fd)))
-      items.push({ name, ...facts, fd, origin: 'systemd', claimed: false });
-    else others.push({ name, fd }); // the same socket from a socket unit and from the fd store
-  }
-  for (const { fd } of [...items, ...others]) raw.setCloseOnExec(fd, true);
-  return { convention: 'systemd', items, others, notes: [], predecessor: undefined };
 }
 
 /** Undefined: open, and no listener. */
@@ -211,23 +329,6 @@ function notOpen(fd: number, name: string, cause?: unknown): FdpassError {
   return new FdpassError('ERR_FDPASS_BADFD', message, { fd, cause });
 }
 
-/** The inode of this process's pidfd where it lasts as long as the process (pidfs). pidfd_open(2), Linux 6.9 */
-function ownPidfdId(): string | undefined {
-  const PIDFS_MAGIC = 0x50494446; // linux/magic.h
-  let fd: number;
-  try {
-    fd = raw.pidfdOpen(process.pid);
-  } catch {
-    return undefined; // an older kernel, or none of Linux: then the pid alone must do, as in libsystemd
-  }
-  try {
-    const { type } = fs.statfsSync(`/proc/self/fd/${fd}`);
-    return type === PIDFS_MAGIC ? String(raw.describe(fd).inode) : undefined;
-  } finally {
-    raw.close(fd);
-  }
-}
-
 function takeOff(variables: readonly string[]): void {
   if (!unset) return;
   // eslint-disable-next-line @typescript-eslint/no-dynamic-delete -- assigning undefined would set "undefined"
@@ -237,30 +338,46 @@ function takeOff(variables: readonly string[]): void {
 /**
  * The listeners that were handed down and that nobody has claimed. Main thread. Errors as {@link inheritListener}.
  *
+ * @param options - Whose: as in {@link inheritListener}.
  * @see sd_listen_fds(3)
  */
-export function inheritedListeners(): InheritedListener[] {
+export function inheritedListeners(options: AdoptOptions = {}): InheritedListener[] {
   assertMainThread('inheritedListeners()');
-  return adopt()
+  return offered(options)
     .items.filter((item) => !item.claimed)
     .map(({ name, address, type, origin }) => ({ name, address, type, origin }));
 }
 
 /**
+ * Where what was handed down came from; what else there was, and was not looked at; or why there is nothing. Main thread. Errors as
+ * {@link inheritListener}.
+ *
+ * @param options - Whose: as in {@link inheritListener}.
+ * @see docs/supervisors/README.md
+ */
+export function inheritedFrom(options: AdoptOptions = {}): InheritanceReport {
+  assertMainThread('inheritedFrom()');
+  const { convention, ignored, notes } = adopt(options);
+  return { convention, ignored, notes };
+}
+
+/**
  * Takes a listener that was handed down to this process, by a predecessor or a supervisor; else binds it afresh.
  *
- * From a supervisor a name that agrees is enough: it owns the address. From a predecessor name and address must both agree, so
- * that a changed port takes effect. Without a name: by address; without either: the only one there is. Each can be claimed once.
- * The Listener belongs to the caller.
+ * From a supervisor a name that agrees is enough: it owns the address. Where it gave no names (only systemd does), an address must agree
+ * if there is one in the options, and else the only listener is taken. From a predecessor name and address must both agree, so that a
+ * changed port takes effect. Without a name: by address; without either: the only one there is. Each can be claimed once. The Listener
+ * belongs to the caller.
  *
  * @param name - Of the listener, or all the options.
- * @param options - Where to bind when nothing was handed down, as in {@link listen}; which convention; `strict`.
+ * @param options - Where to bind when nothing was handed down, as in {@link listen}; which convention; `strict`; `fd`.
  * @returns The Listener. It accepts nothing before ready().
  * @throws {@link FdpassError} `ERR_FDPASS_MISMATCH`: nothing fits, and the options do not say where to bind; the message says what
- * was looked for and what is there. `ERR_FDPASS_CLAIMED`: it was claimed before. `ERR_FDPASS_ENV`, `_NAMES`, `_BADFD`,
- * `_PROTOCOL`: what was handed down is damaged, and nothing was adopted. `ERR_FDPASS_THREAD`: not in the main thread.
- * What {@link listen} throws.
- * @see sd_listen_fds(3); docs/protocol.md
+ * was looked for and what is there. Or `convention` names one, and another is there, or what is there is meant for another process.
+ * `ERR_FDPASS_CLAIMED`: it was claimed before. `ERR_FDPASS_TYPE`: `fd` is no listener. `ERR_FDPASS_ENV`, `_NAMES`, `_BADFD`,
+ * `_PROTOCOL`: what was handed down is damaged, and nothing was adopted. `ERR_FDPASS_THREAD`: not in the main thread. What
+ * {@link listen} throws.
+ * @see sd_listen_fds(3); docs/protocol.md, docs/supervisors/README.md
  */
 export async function inheritListener(
   name?: string | InheritOptions,
@@ -269,19 +386,18 @@ export async function inheritListener(
   assertMainThread('inheritListener()');
   const wish: InheritOptions = typeof name === 'object' ? name : name === undefined ? options : { ...options, name };
   const wanted = checkListenOptions(wish);
-  unset = wish.unsetEnv ?? true;
-  const { items, convention } = adopt();
+  const number = checkNumber(wish);
+  const { items, predecessor } = offered(wish);
+  if (number !== undefined && predecessor === undefined) return takeByNumber(number, items, wish);
 
-  if (wish.convention !== undefined && convention !== undefined && wish.convention !== convention) {
-    const message = `Listeners were handed down by ${convention}, and options.convention asks for ${wish.convention}`;
-    throw new FdpassError('ERR_FDPASS_MISMATCH', message, { expected: wish.convention, got: convention });
-  }
   const fitting = await fits(items, wish, wanted);
   const free = fitting.filter((item) => !item.claimed);
   const [item, second] = free;
   if (item !== undefined) {
-    if (second !== undefined && wish.name === undefined) throw mismatch(wish, wanted, 'several fit');
-    return claim(item);
+    if (second !== undefined && (wish.name === undefined || !isCalled(item, wish.name))) {
+      throw mismatch(wish, wanted, 'several fit');
+    }
+    return claim(item, wish.name);
   }
   if (fitting.length > 0) {
     const message = `${describeWish(wish, wanted)} was claimed before: each listener that was handed down can be taken once`;
@@ -291,17 +407,65 @@ export async function inheritListener(
   return listen(wish);
 }
 
+function checkNumber({ fd, host, port, path }: InheritOptions): number | undefined {
+  if (fd === undefined) return undefined;
+  const shown = typeof fd === 'string' ? `'${fd}'` : String(fd);
+  const refuse = (what: string): TypeError =>
+    Object.assign(new TypeError(`options.fd must be ${what}; it is ${shown}`), { code: 'ERR_INVALID_ARG_VALUE' });
+  const number = typeof fd === 'string' && /^\d{1,10}$/.test(fd) ? Number(fd) : fd;
+  if (typeof number !== 'number' || !Number.isInteger(number) || number < 0 || number > MAX_INT) {
+    throw refuse('the number of a descriptor');
+  }
+  if (host !== undefined || port !== undefined || path !== undefined) {
+    throw refuse('given without a host, a port and a path: the socket has its address');
+  }
+  return number;
+}
+
+/** Nobody says in words what it is: the descriptor itself must. */
+function takeByNumber(fd: number, items: readonly Item[], { name = UNNAMED, type }: InheritOptions): Listener {
+  const item = items.find((each) => each.fd === fd);
+  if (item?.claimed === true || [...explicit].some((listener) => listener.fd === fd)) {
+    const message = `Descriptor ${fd} was claimed before: each listener that was handed down can be taken once`;
+    throw new FdpassError('ERR_FDPASS_CLAIMED', message, { fd });
+  }
+  if (item !== undefined) return claim(item, name);
+  const facts = lookAt(fd, `options.fd: ${fd}`);
+  if (facts === undefined || (type !== undefined && facts.type !== type)) {
+    const got = facts === undefined ? nameKind(raw.describe(fd)) : `a ${facts.type} socket`;
+    const expected = type === undefined ? 'a listener' : `a ${type} listener`;
+    throw new FdpassError('ERR_FDPASS_TYPE', `Descriptor ${fd} is not ${expected}: it is ${got}`, {
+      fd,
+      expected,
+      got,
+    });
+  }
+  const own = fd <= 2 ? moveUp(fd) : fd;
+  raw.setCloseOnExec(own, true);
+  const listener = inherited(own, { name, origin: 'fd', ...facts });
+  explicit.add(listener);
+  return listener;
+}
+
 async function fits(items: readonly Item[], wish: InheritOptions, wanted: Wanted): Promise<Item[]> {
   const addresses = wanted.kind === 'anything' ? undefined : await candidates(wanted);
   const type = wish.type ?? (addresses === undefined ? undefined : 'stream');
   const ofType = items.filter((item) => type === undefined || item.type === type);
   const here = (item: Item): boolean => addresses?.some((address) => agrees(address, item.address)) ?? true;
-  if (wish.name === undefined) return ofType.filter(here);
+  const { name } = wish;
+  if (name === undefined) return ofType.filter(here);
 
-  const named = ofType.filter((item) => item.name === wish.name && (item.origin === 'systemd' || here(item)));
-  if (named.length > 0 || addresses === undefined) return named;
+  const isOwned = (item: Item): boolean => item.origin !== 'predecessor';
+  const called = ofType.filter((item) => isCalled(item, name) && (isOwned(item) || here(item)));
+  if (called.length > 0) return called;
+  const nameless = ofType.filter((item) => !item.named && here(item));
+  if (nameless.length > 0 || addresses === undefined) return nameless;
   // The supervisor holds that very address under another name: to bind it afresh could only fail.
-  return ofType.filter((item) => item.origin === 'systemd' && exactly(item, addresses));
+  return ofType.filter((item) => isOwned(item) && exactly(item, addresses));
+}
+
+function isCalled(item: Item, name: string): boolean {
+  return item.name === name || item.aliases.includes(name);
 }
 
 function exactly(item: Item, addresses: readonly raw.SocketAddress[]): boolean {
@@ -310,9 +474,13 @@ function exactly(item: Item, addresses: readonly raw.SocketAddress[]): boolean {
   );
 }
 
-function claim(item: Item): Listener {
+/** What nobody has called anything is called as the claimer calls it; its address is no name that a handoff could carry. */
+function claim(item: Item, wished: string | undefined): Listener {
   item.claimed = true;
-  const { fd, name, address, type, origin, backlog } = item;
+  const { fd, address, type, origin, backlog } = item;
+  // Under the name by which it was asked for, it can be asked for in the next generation too.
+  const isWished = wished !== undefined && (!item.named || isCalled(item, wished));
+  const name = isWished ? wished : item.named || isCarried(item.name) ? item.name : UNNAMED;
   return inherited(fd, { name, address, type, origin, backlog });
 }
 
@@ -327,14 +495,28 @@ function describeWish({ name, type = 'stream' }: InheritOptions, wanted: Wanted)
 }
 
 function mismatch(wish: InheritOptions, wanted: Wanted, what: string): FdpassError {
-  const { items, notes } = adopt();
+  const { items, notes, ignored } = offered(wish);
   const there = items.map(
     ({ name, address, type, claimed }) => `"${name}" (${type}, ${formatAddress(address)}${claimed ? ', claimed' : ''})`,
   );
   const have = there.length > 0 ? `there is: ${there.join('; ')}` : `nothing was handed down (${notes.join('; ')})`;
+  const unread = ignored.map(({ convention, variables }) => `${convention} (${variables.join(', ')})`);
+  const others = unread.length === 0 ? '' : `. Not looked at: ${unread.join('; ')}`;
   const how =
     wanted.kind === 'anything' && what === 'nothing fits' ? '. Give a port or a path to bind it here instead' : '';
-  return new FdpassError('ERR_FDPASS_MISMATCH', `${describeWish(wish, wanted)} was looked for, ${what}: ${have}${how}`);
+  const message = `${describeWish(wish, wanted)} was looked for, ${what}: ${have}${others}${how}`;
+  return new FdpassError('ERR_FDPASS_MISMATCH', message);
+}
+
+/**
+ * This process serves: a parent that waits for a word of it is told.
+ *
+ * @returns Resolves when such a parent has ended; at once where there is none.
+ */
+export async function tellParent(): Promise<void> {
+  const { parent } = adopt();
+  parent?.tellReady();
+  await parent?.ended;
 }
 
 /**
@@ -345,11 +527,14 @@ function mismatch(wish: InheritOptions, wanted: Wanted, what: string): FdpassErr
 export function closeUnclaimed(): string[] {
   const { items, others } = adopt();
   const left = items.filter((item) => !item.claimed);
+  const unclaimed = others.filter((item) => !item.claimed && !item.doubtful);
   const closed = [
     ...left.map((item) => `"${item.name}" (${formatAddress(item.address)})`),
-    ...others.map(({ name, fd }) => `"${name}" (descriptor ${fd})`),
+    ...unclaimed.map(({ name, fd }) => `"${name}" (descriptor ${fd})`),
   ];
-  for (const item of left) item.claimed = true;
-  for (const { fd } of [...left, ...others.splice(0)]) raw.close(fd);
+  for (const item of [...left, ...unclaimed]) {
+    item.claimed = true;
+    raw.close(item.fd);
+  }
   return closed;
 }

@@ -8,11 +8,11 @@ import os from 'node:os';
 
 import type { Writing } from './conventions/convention.js';
 import { stripConventions } from './conventions/strip.js';
-import { LISTEN_FDS_START, writeSystemd } from './conventions/systemd.js';
 import { FdpassError } from './errors.js';
-import { UNNAMED } from './names.js';
+import { checkConventions, type Entry, firstDescriptor, give, type Giving, type SpawnConvention } from './giving.js';
 import { native, type NativeSpawnOptions } from './native.js';
 import * as raw from './raw.js';
+import type { ReadySignal } from './readySignal.js';
 
 /** What one of the first three descriptors of a child is; a number is a descriptor of this process. */
 export type StdioEntry = 'inherit' | 'ignore' | 'pipe' | number;
@@ -21,7 +21,7 @@ export type StdioEntry = 'inherit' | 'ignore' | 'pipe' | number;
 export type StdioOption = 'inherit' | 'ignore' | 'pipe' | readonly [StdioEntry, StdioEntry, StdioEntry];
 
 /**
- * A descriptor for a child. A number, or an object that has one (a Listener): at 3 and its place in the list.
+ * A descriptor for a child. A number, or an object that has one (a Listener): at 3 and its place in the list (tableflip: 5; stdin: 0).
  * `source` and `target`: at `target`, 0, 1 and 2 included; it goes before `stdio` there.
  */
 export type SpawnDescriptor =
@@ -33,15 +33,23 @@ export type SpawnDescriptor =
 export interface SpawnOptions {
   /** argv[0]. Default: `file`. */
   argv0?: string | undefined;
-  /** What the child has from 3 on, and nothing else. They stay this process's, open and close-on-exec as they are. */
+  /** What the child has besides stdio, and nothing else. They stay this process's, open and close-on-exec as they are. */
   fds?: readonly SpawnDescriptor[] | undefined;
   /**
-   * The names of the descriptors from 3 on, for the convention; it counts so many. Descriptors behind those are the
-   * child's too, and the convention says nothing of them. Default: all that follow each other from 3 on, by their `name`, or 'unknown'.
+   * The names of the first descriptors, for the convention; it speaks of so many. Descriptors behind those are the child's too, and the
+   * convention says nothing of them. Default: all of them (systemd: all that follow each other from 3 on), by their `name`, or 'unknown'.
    */
   names?: readonly string[] | undefined;
-  /** How the child learns of its descriptors. 'systemd': LISTEN_FDS, LISTEN_FDNAMES and LISTEN_PID. Default 'none'. */
-  convention?: 'systemd' | 'none' | undefined;
+  /**
+   * How the child learns of its descriptors: as the program that it is meant for knows it. 'systemd', 'server-starter' and 'einhorn' go
+   * together, for a child of which nobody knows what it reads. Default 'none'.
+   */
+  convention?: 'none' | SpawnConvention | readonly SpawnConvention[] | undefined;
+  /**
+   * Make the descriptors of `fds` blocking, for a program that accepts without expecting EAGAIN (Perl, Ruby, inetd's). They become so for
+   * all who hold the same sockets: this process must not accept from them any more. Default false.
+   */
+  blocking?: boolean | undefined;
   /**
    * Default: process.env. Without the variables of every convention, which are this process's own (LISTEN_*, FDPASS_*,
    * NODE_CHANNEL_FD, ...), and without NOTIFY_SOCKET.
@@ -51,12 +59,19 @@ export interface SpawnOptions {
   keepNotifySocket?: boolean | undefined;
   /** Set after everything else, and whatever their names: for a convention of one's own. */
   variables?: Readonly<Record<string, string>> | undefined;
+  /** Variables of which the child's own pid becomes the value, as WATCHDOG_PID. Its convention adds its own. */
+  pidVariables?: readonly string[] | undefined;
   /** Default: that of this process. A relative `file`, and relative parts of PATH, start from there. */
   cwd?: string | undefined;
   /** 'pipe': a socket pair, the child's end blocking. 'inherit' of what is closed here is 'ignore': /dev/null. Default 'inherit'. */
   stdio?: StdioOption | undefined;
   /** A session of its own, without a terminal: setsid(2). Default false. */
   newSession?: boolean | undefined;
+  /**
+   * A child of this process's parent, as for a manager that waits for its own children alone. That one reaps it: its exit status is
+   * not told here. Linux 5.2; elsewhere, and in the init of a container, it is a child as ever. Default false.
+   */
+  sibling?: boolean | undefined;
   /** Aborted: the child gets SIGTERM. */
   signal?: AbortSignal | undefined;
 }
@@ -71,18 +86,13 @@ export interface ExitStatus {
 /** Other ways to do the same, that this kernel does not need: for tests. */
 export type SpawnFallback = NonNullable<NativeSpawnOptions['fallback']>;
 
-interface Entry {
-  source: number;
-  target: number;
-  name: string | undefined;
-}
-
 /** What a {@link Child} is made of. */
 interface Birth {
   pid: number;
   pidfd: number | undefined;
   pipes: readonly Pipe[];
   signal: AbortSignal | undefined;
+  word: ReadySignal | undefined;
 }
 
 interface Pipe {
@@ -102,7 +112,8 @@ interface Pipe {
  * @param file - A path, or a name that is looked for in the PATH of `env`, from `cwd`. No shell.
  * @param args - Without argv[0].
  * @throws {@link FdpassError} `ERR_FDPASS_BADFD`: a descriptor that is not open, or no number; a target twice.
- * `ERR_FDPASS_NAMES`: a name that the convention cannot carry, or more names than descriptors.
+ * `ERR_FDPASS_NAMES`: a name or an address that the convention cannot carry, or more names than descriptors; `argv`: an argument that
+ * is missing. `ERR_FDPASS_TYPE`: the convention needs the address of a socket, and this is none. `ERR_FDPASS_LIMIT`: more than it carries.
  * @throws AbortError: `signal` was aborted before.
  * @throws `ENOENT`, `EACCES`, `ENOEXEC`, `E2BIG`, ... of execve(2), with `path`; of chdir(2), with `path`; `EAGAIN`: too many
  * processes; `EMFILE`; `ENOMEM`. A TypeError or RangeError that names the argument.
@@ -119,11 +130,11 @@ export function spawnBy(
   args: readonly string[] = [],
   options: SpawnOptions = {},
 ): Child {
-  const { argv0 = file, cwd, newSession = false, signal } = options;
+  const { argv0 = file, cwd, newSession = false, sibling = false, signal } = options;
   if (signal?.aborted === true) throw abortError(signal, `${file} was not started`);
-  const entries = entriesOf(options.fds ?? []);
-  const convention = conventionOf(options, entries);
-  const env = environmentOf(options, convention);
+  const conventions = checkConventions(options.convention);
+  const entries = entriesOf(options.fds ?? [], firstDescriptor(conventions));
+  const given = entries.map(({ source }) => source);
   const stdio = stdioOf(options.stdio ?? 'inherit').map((entry, target) => ({ entry, target }));
   const free = stdio.filter(({ target }) => !entries.some((entry) => entry.target === target));
   for (const { entry: source, target } of free) {
@@ -136,7 +147,11 @@ export function spawnBy(
   }
 
   const pipes: Pipe[] = [];
+  const giving = give(conventions, { entries: entries.slice(0, given.length), names: options.names, args });
+  let restore: (() => void) | undefined;
   try {
+    const env = environmentOf(options, giving);
+    addEntries(entries, giving);
     for (const { target } of free.filter(({ entry }) => entry === 'pipe')) {
       const [end, theirs] = raw.socketPair('stream');
       const pipe: Pipe = { target, theirs, ours: end };
@@ -148,24 +163,29 @@ export function spawnBy(
       raw.setNonBlocking(theirs, false); // a program that reads its stdin does not expect EAGAIN
       entries.push({ source: theirs, target, name: undefined });
     }
+    if (options.blocking === true) restore = makeBlocking(given);
     const { pid, pidfd } = native.spawnProcess({
       file,
-      args: [argv0, ...args],
+      args: [argv0, ...giving.args],
       env,
       ...(cwd === undefined ? {} : { cwd }),
       fds: entries,
-      pidVariable: convention.pidVariables,
+      pidVariable: [...giving.pidVariables, ...(options.pidVariables ?? [])],
       newSession,
+      sibling,
       fallback,
     });
     try {
       for (const pipe of pipes) pipe.ours = socketOf(pipe);
-      return Child.of({ pid, pidfd, pipes, signal });
+      giving.signal?.started(pid);
+      return Child.of({ pid, pidfd, pipes, signal, word: giving.signal });
     } catch (error) {
       process.kill(pid, 'SIGKILL'); // it runs, and nobody would know; it is not reaped, so the pid is its own
       throw error;
     }
   } catch (error) {
+    giving.signal?.close();
+    restore?.();
     for (const { ours } of pipes) {
       if (typeof ours === 'number') raw.close(ours);
       else ours.destroy();
@@ -185,6 +205,12 @@ export class Child implements Disposable {
   readonly stderr: net.Socket | null;
   /** Resolves when it has ended; does not reject. Its pipes may hold bytes that are not read yet. */
   readonly exited: Promise<ExitStatus>;
+  /**
+   * Resolves when the child says by its convention that it is ready: tableflip's pipe, einhorn's acknowledgement (`ackServer`). Rejects with
+   * `ERR_FDPASS_SUCCESSOR_EXITED` when it ends without; that nobody waits is no error. Undefined where the convention has no word for it.
+   */
+  readonly ready: Promise<void> | undefined;
+  readonly #word: ReadySignal | undefined;
   readonly #pidfd: number | undefined;
   /** The pidfd, or what a thread closes that waits for the child: readable at its end. The addon's, closed by reap. */
   readonly #ending: number;
@@ -196,8 +222,10 @@ export class Child implements Disposable {
     this.kill('SIGTERM');
   };
 
-  private constructor({ pid, pidfd, pipes, signal }: Birth) {
+  private constructor({ pid, pidfd, pipes, signal, word }: Birth) {
     this.pid = pid;
+    this.#word = word;
+    this.ready = word?.ready;
     this.#pidfd = pidfd;
     this.#signal = signal;
     let resolve: (status: ExitStatus) => void = () => undefined;
@@ -276,15 +304,16 @@ export class Child implements Disposable {
     }
     this.#status = (status ?? { exitCode: null, signal: null }) as ExitStatus;
     this.#signal?.removeEventListener('abort', this.#abort);
+    this.#word?.close();
     this.stdin?.destroy(); // nobody reads it any more
     this.#resolve(this.#status);
   }
 }
 
-function entriesOf(fds: readonly SpawnDescriptor[]): Entry[] {
+function entriesOf(fds: readonly SpawnDescriptor[], first: number): Entry[] {
   const entries: Entry[] = [];
   for (const [index, descriptor] of fds.entries()) {
-    const { source, target, name } = entryOf(descriptor, LISTEN_FDS_START + index);
+    const { source, target, name } = entryOf(descriptor, first + index);
     if (!Number.isInteger(target) || target < 0) {
       throw badDescriptor(target, `fds[${index}]: ${String(target)} cannot be the number of a descriptor in the child`);
     }
@@ -303,25 +332,23 @@ function entryOf(descriptor: SpawnDescriptor, place: number): Entry {
   return { source: descriptor.fd, target: place, name: descriptor.name };
 }
 
-function conventionOf({ convention = 'none', names }: SpawnOptions, entries: readonly Entry[]): Writing {
-  if (convention !== 'systemd') {
-    if (names === undefined) return { variables: {}, pidVariables: [] };
-    const message = `The convention is '${convention}', which carries no names: 'systemd' does`;
-    throw new FdpassError('ERR_FDPASS_NAMES', message);
+/** The pipes of a convention stand where it says, whatever else was to stand there. */
+function addEntries(entries: Entry[], { entries: more }: Giving): void {
+  for (const entry of more) {
+    if (entries.some(({ target }) => target === entry.target)) {
+      throw badDescriptor(entry.target, `fds: fd ${entry.target} of the child is the convention's own`);
+    }
+    entries.push(entry);
   }
-  const listed: string[] = [];
-  for (;;) {
-    const next = entries.find(({ target }) => target === LISTEN_FDS_START + listed.length);
-    if (next === undefined) break;
-    listed.push(next.name ?? UNNAMED);
-  }
-  if (names !== undefined && names.length > listed.length) {
-    const last = LISTEN_FDS_START + listed.length - 1;
-    const there = listed.length === 0 ? 'no descriptor at fd 3' : `descriptors from fd 3 to fd ${last}`;
-    const message = `${names.length} name(s) are given, and the child has ${there}`;
-    throw new FdpassError('ERR_FDPASS_NAMES', message);
-  }
-  return writeSystemd(names ?? listed);
+}
+
+/** Returns what takes it back. */
+function makeBlocking(fds: readonly number[]): () => void {
+  const changed = fds.filter((fd) => raw.getNonBlocking(fd));
+  for (const fd of changed) raw.setNonBlocking(fd, false);
+  return () => {
+    for (const fd of changed) raw.setNonBlocking(fd, true);
+  };
 }
 
 /** 'NAME=value' each, without those of any convention but ours. */
