@@ -58,6 +58,8 @@ export interface ConnectionObserver {
   found(connection: TrackedConnection, response: http.ServerResponse): void;
   /** Every HTTP/1 request that was read has its response. */
   answered(connection: TrackedConnection): void;
+  /** Node's HTTP/1 parser lets go of it. */
+  upgraded(connection: TrackedConnection): void;
   closed(connection: TrackedConnection): void;
 }
 
@@ -136,27 +138,27 @@ export class ConnectionTracker {
   readonly server: net.Server;
   /** How many were accepted so far. */
   accepted = 0;
-  readonly #kind: Kind;
+  readonly kind: ServerKind;
   /** The one whose event is being emitted: how a session is told to which connection it belongs. */
   #current: TrackedConnection | undefined;
 
   constructor(server: net.Server) {
     this.server = server;
-    this.#kind = kindOf(server);
+    this.kind = kindOf(server);
     server.prependListener('connection', (socket) => {
       this.#accepted(socket);
     });
-    if (this.#kind.tls) {
+    if (this.kind.tls) {
       server.prependListener('secureConnection', (socket: tls.TLSSocket) => {
         this.#secured(socket);
       });
     }
-    if (this.#kind.http2) {
+    if (this.kind.http2) {
       server.prependListener('session', (session: ServerHttp2Session) => {
         this.#sessionBegan(session);
       });
     }
-    if (this.#kind.http1) this.#followUpgrades();
+    if (this.kind.http1) this.#followUpgrades();
   }
 
   /** Whether requests and responses are followed. It costs every request a little, so only while somebody looks. */
@@ -177,14 +179,14 @@ export class ConnectionTracker {
 
   #enlist<Who>(set: Set<Who>, who: Who): Disposable {
     if (!this.isObserved) {
-      if (this.#kind.http1) followRequests(1);
+      if (this.kind.http1) followRequests(1);
       for (const connection of this.connections) this.#find(connection);
     }
     set.add(who);
     return {
       [Symbol.dispose]: () => {
         if (!set.delete(who) || this.isObserved) return;
-        if (this.#kind.http1) followRequests(-1);
+        if (this.kind.http1) followRequests(-1);
         for (const { responses } of this.connections) responses.length = 0;
       },
     };
@@ -199,11 +201,13 @@ export class ConnectionTracker {
     return current;
   }
 
-  /** A socket that nobody has told of: it was accepted before this server was followed. */
-  adopt(socket: net.Socket): TrackedConnection {
+  /** A socket that nobody has told of: it was accepted before this server was followed, or comes from another process. */
+  adopt(socket: net.Socket, upgraded = false): TrackedConnection {
     const connection = this.#add(socket);
     connection.socket = socket;
-    this.#speaks(connection, this.#kind.http1 ? 'http1' : 'raw');
+    connection.upgraded = upgraded;
+    if (upgraded) this.#enter(connection, 'active');
+    this.#speaks(connection, this.kind.http1 ? 'http1' : 'raw');
     return connection;
   }
 
@@ -250,8 +254,8 @@ export class ConnectionTracker {
     const connection = this.#add(socket);
     this.accepted++;
     this.#current = connection;
-    if (this.#kind.tls || this.#kind.http2) return; // 'secureConnection' or 'session' comes
-    this.#speaks(connection, this.#kind.http1 ? 'http1' : 'raw');
+    if (this.kind.tls || this.kind.http2) return; // 'secureConnection' or 'session' comes
+    this.#speaks(connection, this.kind.http1 ? 'http1' : 'raw');
   }
 
   #secured(socket: tls.TLSSocket): void {
@@ -262,8 +266,8 @@ export class ConnectionTracker {
     (socket as Marked)[CONNECTION] = connection;
     this.#current = connection;
     // http2's secure server decides by ALPN, in the listener behind this one: a session, or HTTP/1 where that is allowed
-    const isHttp2 = this.#kind.http2 && socket.alpnProtocol !== false && socket.alpnProtocol !== 'http/1.1';
-    if (!isHttp2) this.#speaks(connection, this.#kind.http1 ? 'http1' : 'raw');
+    const isHttp2 = this.kind.http2 && socket.alpnProtocol !== false && socket.alpnProtocol !== 'http/1.1';
+    if (!isHttp2) this.#speaks(connection, this.kind.http1 ? 'http1' : 'raw');
   }
 
   #sessionBegan(session: ServerHttp2Session): void {
@@ -304,6 +308,7 @@ export class ConnectionTracker {
         if (connection === undefined) return;
         connection.upgraded = true;
         if (connection.responses.length === 0) this.#enter(connection, 'active');
+        for (const observer of this.observers) observer.upgraded(connection);
       };
       let stands = server.listenerCount(event) > 0;
       if (stands) server.prependListener(event, follow);
@@ -330,14 +335,15 @@ export class ConnectionTracker {
   }
 }
 
-interface Kind {
+/** What a server speaks. */
+export interface ServerKind {
   tls: boolean;
   http1: boolean;
   http2: boolean;
 }
 
 /** http2 does not export its classes; `updateSettings` is theirs alone, as `setSecureContext` is that of TLS. Its secure server may speak HTTP/1 as well. */
-function kindOf(server: net.Server): Kind {
+function kindOf(server: net.Server): ServerKind {
   const isTls = typeof Reflect.get(server, 'setSecureContext') === 'function';
   const isHttp2 = typeof Reflect.get(server, 'updateSettings') === 'function';
   // Not imported: https brings tls and crypto, and a program that has no TLS server would start later for them

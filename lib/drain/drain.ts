@@ -1,5 +1,6 @@
 /**
  * drain(): stop accepting, answer what is in flight, announce the end, give idle connections a grace, force what is left.
+ * Where there is a successor, connections move to it (moving/), and only what stays is drained.
  * Acts on servers and on their connections. Does not exit the process, and does not touch the listening socket of a Listener.
  */
 import dgram from 'node:dgram';
@@ -15,7 +16,12 @@ import {
   type TrackedConnection,
 } from '../connections.js';
 import { Deferred } from '../deferred.js';
+import type { Successor } from '../handoff/wire.js';
 import { servedServers } from '../listener.js';
+import { type DepartureHost, Departures } from '../moving/departures.js';
+import { arrivals, pendingArrivals } from '../moving/receiver.js';
+import { whyNotMovable } from '../moving/selfTest.js';
+import { type Sender, senderTo } from '../moving/sender.js';
 import { isListening, type Servable, servingOf, stopAccepting } from '../serving.js';
 import { Grace } from './grace.js';
 import { Announcer } from './http1.js';
@@ -23,6 +29,11 @@ import { SessionEnd } from './http2.js';
 
 /** How long {@link drain} waits, and for what. */
 export interface DrainOptions {
+  /**
+   * Who has taken over: connections move to it, still open, as far as they can. What stays is drained. Default: nobody; restartOn()
+   * names its successor.
+   */
+  to?: Successor | undefined;
   /** How long an idle connection is left open, in ms; never past the server's keepAliveTimeout. 5 000. */
   idleGrace?: number | undefined;
   /** How long the whole may take, in ms; what is left then is destroyed. 30 000. */
@@ -36,7 +47,7 @@ export interface DrainOptions {
 
 /** Every connection that a drain has met is counted once, by how it ended. */
 export interface DrainReport {
-  /** Handed to the successor. */
+  /** Handed to the successor, still open; those too that it had not answered for at the deadline. */
   moved: number;
   /** Ended by its client or by the application, without having been told to. */
   finished: number;
@@ -46,7 +57,10 @@ export interface DrainReport {
   closedIdle: number;
   /** Destroyed at the deadline. */
   forced: number;
-  /** Why connections did not move, and how many for each reason. */
+  /**
+   * Why connections did not move, and how many for each reason. Each of them is counted by its end as well. Always empty without
+   * `options.to`.
+   */
   refusedToMove: Record<string, number>;
   /** From the call to the last connection's end, in ms. */
   duration: number;
@@ -55,12 +69,15 @@ export interface DrainReport {
 const IDLE_GRACE = 5_000;
 const TIMEOUT = 30_000;
 const LAST_ACCEPTS = 100; // ms
+/** So long before the deadline a connection that was never at rest is told that it ends: it will not move any more. ms */
+const ANNOUNCE_BEFORE = 5_000;
 const LONGEST_TIMER = 2 ** 31 - 1; // setTimeout takes a longer one for 1 ms
 
 /**
  * Drains one server or several.
  *
- * Each stops accepting; then
+ * Each stops accepting; then, with `options.to`, HTTP/1 connections between two requests move to the successor, busy ones when their
+ * response is out, raw and upgraded ones by the hooks of moveConnections(). Their clients notice nothing. The rest, or all:
  * - HTTP/1: every response whose headers are not written yet says `Connection: close`, the last one of a pipelined batch alone.
  *   A connection between two requests, or with none yet, stays open for the grace, counted from the beginning of the drain or from
  *   when it became idle; a request that comes in time is answered. Whatever has sent half a request has until the deadline.
@@ -88,8 +105,9 @@ export function drain(
     const idleGrace = milliseconds('idleGrace', options.idleGrace, IDLE_GRACE);
     const timeout = milliseconds('timeout', options.timeout, TIMEOUT);
     const all = serversOf(servers);
+    const { to } = options;
     if (signal?.aborted) throw abortError(signal);
-    const [first, ...others] = all.map((server) => drainOf(server, idleGrace, timeout));
+    const [first, ...others] = all.map((server) => drainOf(server, idleGrace, timeout, to));
     if (first === undefined) return Promise.resolve(emptyReport());
     const report =
       others.length === 0 ? first.report : Promise.all([first, ...others].map((each) => each.report)).then(sum);
@@ -115,10 +133,11 @@ interface Drain {
 
 const drains = new WeakMap<Servable, Drain>();
 
-function drainOf(server: Servable, idleGrace: number, timeout: number): Drain {
+function drainOf(server: Servable, idleGrace: number, timeout: number, to: Successor | undefined): Drain {
   const known = drains.get(server);
   if (known !== undefined && !(known.ended && isAlive(server))) return known;
-  const begun = server instanceof net.Server ? new ServerDrain(server, idleGrace, timeout) : new DatagramDrain(server);
+  const begun =
+    server instanceof net.Server ? new ServerDrain(server, idleGrace, timeout, to) : new DatagramDrain(server);
   drains.set(server, begun);
   return begun;
 }
@@ -132,7 +151,7 @@ function isAlive(server: Servable): boolean {
 
 type Ending = 'finished' | 'announced' | 'closedIdle' | 'forced';
 
-class ServerDrain implements Drain, ConnectionObserver {
+class ServerDrain implements Drain, ConnectionObserver, DepartureHost {
   ended = false;
   readonly #server: net.Server;
   readonly #tracker: ConnectionTracker;
@@ -142,20 +161,37 @@ class ServerDrain implements Drain, ConnectionObserver {
   readonly #grace: Grace;
   readonly #sessions = new Map<TrackedConnection, SessionEnd>();
   readonly #started = performance.now();
+  readonly #sender: Sender | undefined;
+  #departures: Departures | undefined;
+  /** Why nothing can move to the successor. */
+  #whyNot: string | undefined;
+  /** The sockets of these are closed here, and their connections go on elsewhere. */
+  readonly #left = new WeakSet<TrackedConnection>();
+  #isLate = false;
+  #lateTimer: NodeJS.Timeout | undefined;
   #isForced = false;
   #observation: Disposable | undefined;
   #announcer: Announcer | undefined;
   #deadline: NodeJS.Timeout | undefined;
   readonly #done = new Deferred<DrainReport>();
 
-  constructor(server: net.Server, idleGrace: number, timeout: number) {
+  constructor(server: net.Server, idleGrace: number, timeout: number, to: Successor | undefined) {
     this.#server = server;
     this.#timeout = timeout;
     this.#tracker = trackConnections(server);
     this.#grace = new Grace(server, idleGrace, (connection) => {
       this.#endings.set(connection, 'closedIdle');
     });
-    setImmediate(() => {
+    this.#sender = to === undefined ? undefined : senderTo(to);
+    if (this.#sender === undefined) {
+      if (to !== undefined) this.#whyNot = 'no way to the successor';
+      setImmediate(() => {
+        this.#acceptTheQueue(undefined);
+      });
+      return;
+    }
+    void whyNotMovable().then((why) => {
+      this.#whyNot = why;
       this.#acceptTheQueue(undefined);
     });
   }
@@ -181,15 +217,68 @@ class ServerDrain implements Drain, ConnectionObserver {
   #begin(): void {
     stopAccepting(this.#server);
     this.#observation = this.#tracker.observe(this);
-    this.#announcer = new Announcer(this.#tracker);
-    for (const connection of this.#tracker.connections) this.opened(connection);
+    if (this.#sender !== undefined && this.#whyNot === undefined) {
+      this.#departures = new Departures(this.#tracker, this.#sender, this);
+    }
+    this.#announcer = new Announcer(
+      this.#tracker,
+      (connection) => this.#isLate || this.#departures?.mayGo(connection) !== true,
+    );
+    if (this.#departures === undefined) this.#announcer.learn(); // else few will be told, if any
+    for (const connection of [...this.#tracker.connections]) this.#begins(connection);
     this.#server.on('close', this.#look);
     // The deadline holds the process: a drain that nobody else keeps alive still ends with its report.
-    this.#deadline = setTimeout(this.#force, Math.max(0, this.#timeout - (performance.now() - this.#started)));
+    const left = Math.max(0, this.#timeout - (performance.now() - this.#started));
+    this.#deadline = setTimeout(this.#force, left);
+    this.#lateTimer = setTimeout(
+      () => {
+        this.#isLate = true;
+        this.#announcer?.learn();
+        this.#departures?.giveUpBusy();
+      },
+      left - Math.min(ANNOUNCE_BEFORE, left / 2),
+    ).unref();
+    void arrivals()?.then(this.#look);
     this.#look();
   }
 
   opened(connection: TrackedConnection): void {
+    this.#announcer?.opened(connection);
+    this.#begins(connection);
+  }
+
+  #begins(connection: TrackedConnection): void {
+    if (this.#departures !== undefined) this.#departures.consider(connection);
+    else this.stays(connection, this.#whyNot);
+  }
+
+  left(connection: TrackedConnection): void {
+    this.#left.add(connection);
+  }
+
+  moved(): void {
+    this.#counts.moved++;
+  }
+
+  returned(reason: string): void {
+    this.#refused(reason);
+  }
+
+  settled(): void {
+    this.#look();
+  }
+
+  over(): void {
+    this.#announcer?.learn();
+  }
+
+  #refused(reason: string): void {
+    const { refusedToMove } = this.#counts;
+    refusedToMove[reason] = (refusedToMove[reason] ?? 0) + 1;
+  }
+
+  stays(connection: TrackedConnection, reason: string | undefined): void {
+    if (reason !== undefined) this.#refused(reason);
     this.#grace.end(connection);
     const { protocol, session } = connection;
     if (protocol === 'http2' && session !== undefined) {
@@ -212,14 +301,20 @@ class ServerDrain implements Drain, ConnectionObserver {
   }
 
   answered(connection: TrackedConnection): void {
-    if (!connection.upgraded) this.#grace.begin(connection);
+    if (this.#departures?.mayGo(connection) === true) this.#departures.consider(connection);
+    else if (!connection.upgraded) this.#grace.begin(connection);
+  }
+
+  upgraded(connection: TrackedConnection): void {
+    this.#departures?.consider(connection);
   }
 
   closed(connection: TrackedConnection): void {
     this.#grace.end(connection);
     this.#sessions.get(connection)?.[Symbol.dispose]();
     this.#sessions.delete(connection);
-    this.#counts[this.#endings.get(connection) ?? this.#endingOf(connection)]++;
+    this.#departures?.forget(connection);
+    if (!this.#left.has(connection)) this.#counts[this.#endings.get(connection) ?? this.#endingOf(connection)]++;
     if (this.#tracker.connections.length === 0) this.#look();
   }
 
@@ -238,6 +333,9 @@ class ServerDrain implements Drain, ConnectionObserver {
       this.#end();
       return;
     }
+    if ((this.#departures?.away ?? 0) > 0) return; // one may come back
+    // A predecessor may still send what goes on from here; where nothing can go on, what has come is served.
+    if (this.#departures === undefined ? pendingArrivals() > 0 : arrivals() !== undefined) return;
     this.#server.getConnections((_error, count) => {
       if (this.#tracker.connections.length === 0 && !count) this.#end();
     });
@@ -245,7 +343,8 @@ class ServerDrain implements Drain, ConnectionObserver {
 
   readonly #force = (): void => {
     this.#isForced = true;
-    for (const connection of this.#tracker.connections) {
+    this.#sender?.close('the time of the drain is over'); // what it has not answered is its own
+    for (const connection of [...this.#tracker.connections]) {
       this.#endings.set(connection, 'forced');
       connection.session?.destroy();
       connection.socket.destroy();
@@ -264,13 +363,22 @@ class ServerDrain implements Drain, ConnectionObserver {
     if (this.ended) return;
     this.ended = true;
     clearTimeout(this.#deadline);
+    clearTimeout(this.#lateTimer);
+    this.#departures?.[Symbol.dispose]();
     this.#server.off('close', this.#look);
     this.#observation?.[Symbol.dispose]();
     this.#announcer?.[Symbol.dispose]();
     this.#grace[Symbol.dispose]();
     this.#counts.duration = performance.now() - this.#started;
+    // The last one tells the successor that nothing more comes
+    if (this.#sender?.sources === 0 && !servedServers().some(hasConnections))
+      this.#sender.close('nothing is left to move');
     this.#done.resolve(this.#counts);
   }
+}
+
+function hasConnections(server: Servable): boolean {
+  return server instanceof net.Server && trackConnections(server).connections.length > 0;
 }
 
 class DatagramDrain implements Drain {

@@ -5,7 +5,7 @@
 import net from 'node:net';
 
 import type { TrackedConnection } from '../connections.js';
-import { httpSockets } from './http1.js';
+import { httpSockets } from '../nodeInternals.js';
 
 /** Closes the connections of one server that stay idle. */
 export class Grace implements Disposable {

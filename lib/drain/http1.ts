@@ -9,6 +9,7 @@ import type net from 'node:net';
 
 import { connectionOf, type ConnectionTracker, type TrackedConnection } from '../connections.js';
 import { intercept } from '../intercept.js';
+import { httpSockets } from '../nodeInternals.js';
 
 /** What the announcer keeps of a connection. */
 interface Progress {
@@ -28,25 +29,17 @@ interface Progress {
 /** Announces the end on every HTTP/1 connection of one server, from its making until it is disposed of. */
 export class Announcer implements Disposable {
   readonly #server: net.Server;
+  readonly #tracker: ConnectionTracker;
   readonly #progress = new WeakMap<TrackedConnection, Progress>();
   readonly #interception: Disposable;
+  readonly #mayAnnounce: (connection: TrackedConnection) => boolean;
 
-  constructor(tracker: ConnectionTracker) {
+  /** @param mayAnnounce - Whether the next response of this connection may be its last. Default: always. */
+  constructor(tracker: ConnectionTracker, mayAnnounce: (connection: TrackedConnection) => boolean = () => true) {
     this.#server = tracker.server;
-    // Connections that came before the server was followed
-    for (const socket of httpSockets(this.#server, 'all') ?? []) {
-      if (connectionOf(socket)?.server !== this.#server) tracker.adopt(socket);
-    }
-    const between = httpSockets(this.#server, 'between');
+    this.#tracker = tracker;
+    this.#mayAnnounce = mayAnnounce;
     for (const connection of tracker.connections) {
-      const { socket } = connection;
-      const isKnown = socket.bytesRead === 0 || between?.has(socket) === true;
-      this.#progress.set(connection, {
-        end: isKnown ? socket.bytesRead : undefined,
-        delayed: 0,
-        found: undefined,
-        announced: undefined,
-      });
       for (const response of connection.responses) this.found(connection, response);
     }
     this.#interception = intercept(this.#server, (event, [request, response], pass) => {
@@ -54,6 +47,29 @@ export class Announcer implements Disposable {
       if (!isRequest || !(request instanceof http.IncomingMessage)) return pass();
       return this.#dispatch(request, response as http.ServerResponse, pass);
     });
+  }
+
+  /**
+   * Learns where every connection stands that was there before: then their responses cost no more than others. It takes a while where
+   * there are thousands.
+   */
+  learn(): void {
+    const tracker = this.#tracker;
+    // Connections that came before the server was followed
+    for (const socket of httpSockets(this.#server, 'all') ?? []) {
+      if (connectionOf(socket)?.server !== this.#server) tracker.adopt(socket);
+    }
+    const between = httpSockets(this.#server, 'between');
+    for (const connection of tracker.connections) {
+      const { socket } = connection;
+      const progress = this.#progressOf(connection);
+      if (socket.bytesRead === 0 || between?.has(socket) === true) progress.end = socket.bytesRead;
+    }
+  }
+
+  /** A connection that is new. */
+  opened(connection: TrackedConnection): void {
+    if (connection.socket.bytesRead === 0) this.#progressOf(connection).end = 0;
   }
 
   /** Whether the client of the connection was told that it ends. */
@@ -82,7 +98,7 @@ export class Announcer implements Disposable {
   #progressOf(connection: TrackedConnection): Progress {
     let progress = this.#progress.get(connection);
     if (progress === undefined) {
-      progress = { end: 0, delayed: 0, found: undefined, announced: undefined };
+      progress = { end: undefined, delayed: 0, found: undefined, announced: undefined };
       this.#progress.set(connection, progress);
     }
     return progress;
@@ -118,7 +134,8 @@ export class Announcer implements Disposable {
     const writeHead = Reflect.get(response, 'writeHead') as (...args: unknown[]) => http.ServerResponse;
     const announcing = (...args: unknown[]): http.ServerResponse => {
       const isFinal = Number(args[0]) >= 200;
-      if (!isFinal || response.headersSent || !this.#isLast(connection, response)) {
+      const mayAnnounce = isFinal && !response.headersSent && this.#mayAnnounce(connection);
+      if (!mayAnnounce || !this.#isLast(connection, response)) {
         return writeHead.apply(response, args);
       }
       const result = writeHead.apply(response, withConnectionClose(response, args));
@@ -144,60 +161,6 @@ export class Announcer implements Disposable {
     progress.end = bytesRead;
     return true;
   }
-}
-
-/**
- * The sockets that Node has a parser of HTTP/1 for: all; those whose parser stands between two requests, whatever their response
- * does; or those that Node itself would close as idle. Fresh ones, which have not sent a byte, are among the latter two on Node 26
- * alone. Upgraded ones are in none.
- *
- * Node tells this through what closeIdleConnections and closeAllConnections would destroy: they are called on a stand-in for the
- * server, whose sockets note that they would be destroyed. Nothing is closed, and neither server nor sockets are touched.
- *
- * @returns Undefined where the server has not listened yet, or where this Node keeps its connections in another way.
- */
-export function httpSockets(server: net.Server, which: 'all' | 'between' | 'idle'): Set<net.Socket> | undefined {
-  let sockets: Set<net.Socket> | undefined;
-  const ask = (parsers: Parser[]): Parser[] => {
-    const found = new Set<net.Socket>();
-    sockets = found;
-    return parsers.map(({ socket }) => {
-      const get = (_target: net.Socket, key: PropertyKey): unknown => {
-        if (key === 'destroy') return () => found.add(socket);
-        if (key === '_httpMessage' && which === 'between') return undefined; // why Node would pass over it
-        return Reflect.get(socket, key);
-      };
-      return { socket: new Proxy(socket, { get }) };
-    });
-  };
-  const standIn = new Proxy(server, {
-    get(target, key) {
-      const value: unknown = Reflect.get(target, key);
-      if (typeof key !== 'symbol' || !isConnectionsList(value)) return value;
-      return { idle: () => ask(value.idle()), all: () => ask(value.all()) };
-    },
-  });
-  const method = which === 'all' ? 'closeAllConnections' : 'closeIdleConnections';
-  try {
-    http.Server.prototype[method].call(standIn);
-  } catch {
-    return undefined;
-  }
-  return sockets;
-}
-
-interface Parser {
-  socket: net.Socket;
-}
-
-interface ConnectionsList {
-  idle(): Parser[];
-  all(): Parser[];
-}
-
-function isConnectionsList(value: unknown): value is ConnectionsList {
-  const list = value as Partial<ConnectionsList> | null | undefined;
-  return typeof list?.idle === 'function' && typeof list.all === 'function';
 }
 
 /**

@@ -9,7 +9,8 @@ import { setImmediate as turn } from 'node:timers/promises';
 import tls from 'node:tls';
 
 import { drain, type DrainReport } from '../../lib/drain/drain.js';
-import { httpSockets, requestSize, withConnectionClose } from '../../lib/drain/http1.js';
+import { requestSize, withConnectionClose } from '../../lib/drain/http1.js';
+import { httpSockets } from '../../lib/nodeInternals.js';
 import { Serving } from '../../lib/serving.js';
 import { certificate } from '../support/certificate.js';
 import { Connection, saysClose, type Reply } from '../support/client.js';
