@@ -8,13 +8,15 @@ import tseslint from 'typescript-eslint';
 
 /** lib/ from the bottom up. A file imports from its own line and from lines before it. A folder stands for its other files. */
 const LAYERS = [
-  ['command', 'deferred', 'errors', 'names', 'native', 'report', 'supervised'],
+  ['command', 'deferred', 'errors', 'names', 'native', 'nodeInternals', 'report', 'supervised', 'thread'],
   ['raw'],
   ['conventions'],
-  ['address', 'connections', 'intercept', 'link', 'listener', 'serving', 'spawn'],
-  ['channel'],
-  ['notify', 'handoff/frame', 'handoff/wire'],
-  ['inherit'],
+  ['address', 'connections', 'giving', 'intercept', 'link', 'listener', 'pidfs', 'readySignal', 'serving', 'spawn'],
+  ['channel', 'dialog', 'fdholder', 'haproxy', 'launchd'],
+  ['notify', 'notifications', 'handoff/frame', 'handoff/wire'],
+  ['discover', 'inherit', 'inheritOther', 'tableflip'],
+  ['moving'],
+  ['ws'],
   ['drain'],
   ['handoff'],
   ['lifecycle'],

@@ -22,9 +22,13 @@ export type FdpassErrorCode =
   | 'ERR_FDPASS_MISMATCH' // what was handed down is not what was asked for
   | 'ERR_FDPASS_LIMIT' // a limit of the kernel or of the protocol
   | 'ERR_FDPASS_CLAIMED' // a listener that was claimed before
-  | 'ERR_FDPASS_CLOSED' // the Listener was closed
+  | 'ERR_FDPASS_CLOSED' // the Listener, Channel or received descriptor was closed
+  | 'ERR_FDPASS_UNREAD' // bytes that were read, or are not yet written, would be lost
   | 'ERR_FDPASS_THREAD' // of the main thread alone
   | 'ERR_FDPASS_SUPERVISED' // the exit of this process would end the service
+  | 'ERR_FDPASS_NO_PREDECESSOR' // nobody offers a takeover there, or it ended in the middle
+  | 'ERR_FDPASS_BUSY' // another handoff is under way there
+  | 'ERR_FDPASS_REFUSED' // a process or a path that must not be trusted
   | 'ERR_FDPASS_PLATFORM'; // no binary for this platform
 
 /** What an error can say besides its code and its sentence. */

@@ -11,9 +11,11 @@ import { drain, type DrainOptions, type DrainReport } from './drain/drain.js';
 import { FdpassError } from './errors.js';
 import { handoff, type HandoffOptions, type Successor } from './handoff/predecessor.js';
 import { type Ready, thisGeneration } from './handoff/successor.js';
+import { openOffer, type TakeoverOffer, type TakeoverOfferOptions } from './handoff/takeover.js';
 import { stopHandoff } from './handoff/transaction.js';
 import { adopt, assertMainThread } from './inherit.js';
 import { openListeners, servedServers, whenServed } from './listener.js';
+import { repeatReloading, tellFailed, tellReloading } from './notify/upgrade.js';
 import { isListening, type Servable } from './serving.js';
 import { assertNotSupervised } from './supervised.js';
 
@@ -86,7 +88,9 @@ export type RestartEvent =
   | { type: 'failed'; error: Error };
 
 /** Options of {@link restartOn}: those of handoff() and of drain(), and what happens around them. */
-export interface RestartOptions extends Omit<HandoffOptions, 'signal'>, Omit<DrainOptions, 'signal'> {
+export interface RestartOptions extends Omit<HandoffOptions, 'signal'>, Omit<DrainOptions, 'signal' | 'to'> {
+  /** Open connections move to the successor, as in `drain({ to })`; false: they are drained. Default: true. */
+  move?: boolean | undefined;
   /** Exit with code 0 after the drain. Default: true. */
   exit?: boolean | undefined;
   /** Instead of a line on stderr when a restart fails. */
@@ -96,7 +100,7 @@ export interface RestartOptions extends Omit<HandoffOptions, 'signal'>, Omit<Dra
 }
 
 /**
- * On the signal: starts a successor, hands over, drains, exits with code 0. When that fails: a line on stderr, and this process
+ * On the signal: starts a successor, hands over, moves the open connections to it, drains what stays, exits with code 0. When that fails: a line on stderr, and this process
  * goes on. Call it before ready(): a signal that comes earlier is kept until then.
  *
  * @param signal - Default: SIGUSR2. SIGUSR1 works too: Node's inspector gives way to a handler.
@@ -104,7 +108,7 @@ export interface RestartOptions extends Omit<HandoffOptions, 'signal'>, Omit<Dra
  * @returns Dispose to listen no more.
  * @throws {@link FdpassError} `ERR_FDPASS_SUPERVISED`: the exit of this process would end the service; the message says what to use
  * instead. Not with `exit: false`. `ERR_FDPASS_THREAD`: not in the main thread. RangeError: not a signal.
- * @see signal(7); docs/restarts.md, docs/supervisors.md
+ * @see signal(7); docs/restarts.md, docs/supervisors/README.md
  */
 export function restartOn(
   signal: NodeJS.Signals = 'SIGUSR2',
@@ -113,30 +117,88 @@ export function restartOn(
 ): Disposable {
   assertMainThread('restartOn()');
   checkSignal(signal);
-  const { exit = true, report = reportToStderr, beforeExit, idleGrace, timeout, ...handoffOptions } = options;
+  const { exit = true, report = reportToStderr, beforeExit, idleGrace, timeout, move, ...handoffOptions } = options;
   if (exit) assertNotSupervised();
 
   let underWay = false;
   const restart = async (): Promise<void> => {
     await served.promise;
+    tellReloading();
     const successor = await handoff(handoffOptions);
     underWay = false; // whoever asks while this process drains hears who took over
-    report({ type: 'handedOver', successor });
-    const drained = await drain(servers ?? servedServers(), { idleGrace, timeout });
-    report({ type: 'drained', report: drained });
-    await beforeExit?.();
-    if (exit) process.exit(0);
+    await leave(successor, servers, { exit, report, beforeExit, idleGrace, timeout, move });
   };
   const onSignal = (): void => {
-    if (underWay && handoffOptions.overlap !== 'supersede') return; // it joins
+    if (underWay && handoffOptions.overlap !== 'supersede') {
+      repeatReloading(); // it joins
+      return;
+    }
     underWay = true;
     restart().catch((error: unknown) => {
       underWay = false;
+      tellFailed(error instanceof Error ? error.message : String(error)); // where no handoff began
       report({ type: 'failed', error: error instanceof Error ? error : new Error(String(error)) });
     });
   };
   process.on(signal, onSignal);
   return { [Symbol.dispose]: () => process.off(signal, onSignal) };
+}
+
+/** What comes after a handoff, in the order in which it is told. */
+async function leave(
+  successor: Successor,
+  servers: Servable | Iterable<Servable> | undefined,
+  options: Pick<RestartOptions, 'exit' | 'beforeExit' | 'idleGrace' | 'timeout' | 'move'> & {
+    report: (event: RestartEvent) => void;
+  },
+): Promise<void> {
+  const { exit = true, report, beforeExit, idleGrace, timeout, move = true } = options;
+  report({ type: 'handedOver', successor });
+  const to = move ? successor : undefined;
+  const drained = await drain(servers ?? servedServers(), { idleGrace, timeout, to });
+  report({ type: 'drained', report: drained });
+  await beforeExit?.();
+  if (exit) process.exit(0);
+}
+
+/** Options of {@link offerTakeover}: who may take over, those of drain(), and what happens around them. */
+export interface OfferOptions
+  extends TakeoverOfferOptions, Pick<RestartOptions, 'exit' | 'report' | 'beforeExit' | 'move'> {
+  /** What is drained. Default: all that a Listener serves. */
+  servers?: Servable | Iterable<Servable> | undefined;
+  /** As in drain(), ms. */
+  idleGrace?: number | undefined;
+  /** As in drain(), ms. */
+  timeout?: number | undefined;
+}
+
+/**
+ * Offers the listeners of this process to whoever comes to the path with takeover(): the restart in which the new process is no child
+ * of the old one. Once one has taken over and lived through its probation, this process drains and exits with code 0. When a takeover
+ * fails: a line on stderr, and this process goes on.
+ *
+ * The path is bound as `listen()` does it: one that nobody listens at any more is taken over, that of a live process never is. It is
+ * one of the listeners that are handed on, so that somebody listens there at every moment; the successor calls offerTakeover() with
+ * the same path, and serves those who come once it is alone. One takeover at a time: another is told ERR_FDPASS_BUSY.
+ *
+ * @param path - Of a Unix socket, in a directory that nobody else can write to; `@name` is abstract (Linux).
+ * @returns The offer. It stands from when this process is alone; close() takes it back.
+ * @throws {@link FdpassError} `ERR_FDPASS_REFUSED`: the directory; `ERR_FDPASS_SUPERVISED`: this process would be started anew when it
+ * exits (not with `exit: false`); `ERR_FDPASS_THREAD`. EADDRINUSE: a live process offers there: takeover() takes it over. TypeError,
+ * RangeError: an argument. What `listen()` throws.
+ * @see docs/protocol.md, docs/restarts.md; unix(7), SO_PEERCRED
+ */
+export async function offerTakeover(path: string, options: OfferOptions = {}): Promise<TakeoverOffer> {
+  assertMainThread('offerTakeover()');
+  const { exit = true, report = reportToStderr, beforeExit, servers, idleGrace, timeout, move, ...offer } = options;
+  if (exit) assertNotSupervised('newcomer');
+  return openOffer(path, offer, (taken) => {
+    taken
+      .then((successor) => leave(successor, servers, { exit, report, beforeExit, idleGrace, timeout, move }))
+      .catch((error: unknown) => {
+        report({ type: 'failed', error: error instanceof Error ? error : new Error(String(error)) });
+      });
+  });
 }
 
 function reportToStderr(event: RestartEvent): void {
@@ -148,7 +210,7 @@ function describe(error: Error): string {
 }
 
 /** Options of {@link drainOn}. */
-export interface DrainOnOptions extends Omit<DrainOptions, 'signal'> {
+export interface DrainOnOptions extends Omit<DrainOptions, 'signal' | 'to'> {
   /** Told what became of the connections, before the exit. */
   report?: ((report: DrainReport) => void) | undefined;
   /** Waited for between the drain and the exit: for what else the application has to close. */

@@ -19,10 +19,10 @@ export type { ListenOptions } from './address.js';
 export type { Servable } from './serving.js';
 
 /**
- * Where a Listener came from. `systemd`: a supervisor made it, and owns its address, however many generations ago. `fd`:
- * {@link Listener.from}.
+ * Where a Listener came from. `systemd`, `supervisor` (any other): it made the socket, and owns its address, however many generations
+ * ago. `fd`: {@link Listener.from}, or the number itself.
  */
-export type ListenerOrigin = 'bound' | 'predecessor' | 'systemd' | 'fd';
+export type ListenerOrigin = 'bound' | 'predecessor' | 'systemd' | 'supervisor' | 'fd';
 
 /** As in Node. */
 const BACKLOG = 511;
@@ -44,6 +44,9 @@ const open = new Set<Listener>();
 /** Every server that a Listener serves or served, until its last connection is gone. */
 const served = new Set<Servable>();
 
+/** By which Listener a server is or was served last, and as which of its servers. */
+const places = new WeakMap<Servable, { listener: Listener; index: number }>();
+
 /** What the rest of fdpass may do with a Listener, and its users may not. */
 let inside: {
   make: (fd: number, facts: Facts) => Listener;
@@ -51,6 +54,7 @@ let inside: {
   lendPath: (listener: Listener) => () => void;
   start: (listener: Listener) => Promise<unknown>;
   relinquish: (listener: Listener) => void;
+  beforeClose: (listener: Listener, callback: () => void) => void;
 };
 
 /** In the main thread servers wait for ready(), which says when this process accepts; a worker has no such moment. */
@@ -73,6 +77,7 @@ export class Listener implements Disposable {
   readonly #servings = new Map<Servable, Serving>();
   /** Device and inode of the file of a Unix socket that is ours to unlink. */
   #path: { path: string; device: bigint; inode: bigint } | undefined;
+  #beforeClose: (() => void) | undefined;
 
   private constructor(fd: number, facts: Facts) {
     this.#fd = fd;
@@ -116,6 +121,9 @@ export class Listener implements Disposable {
       relinquish: (listener) => {
         listener.#close();
       },
+      beforeClose: (listener, callback) => {
+        listener.#beforeClose = callback;
+      },
     };
   }
 
@@ -152,6 +160,7 @@ export class Listener implements Disposable {
     const label = `listener "${this.name}", ${formatAddress(this.address)}`;
     const serving = new Serving(server, { dup: () => this.dup(), backlog: this.backlog, type: this.type, label });
     this.#servings.set(server, serving);
+    places.set(server, { listener: this, index: this.#servings.size - 1 });
     served.add(server);
     server.once('close', () => served.delete(server));
     if (accepting) {
@@ -206,6 +215,7 @@ export class Listener implements Disposable {
     this.#path = undefined;
     open.delete(this);
     for (const serving of this.#servings.values()) serving.release();
+    this.#beforeClose?.();
     raw.close(fd);
   }
 
@@ -237,6 +247,11 @@ export function servedServers(): Servable[] {
   return [...served];
 }
 
+/** The Listener that serves the server, or was the last to, open or closed, and the server's place among {@link Listener.servers}. */
+export function placeOf(server: Servable): { listener: Listener; index: number } | undefined {
+  return places.get(server);
+}
+
 /** Everything that is served starts to accept, and whatever is served later does at once. */
 export async function startAccepting(): Promise<void> {
   accepting = true;
@@ -256,6 +271,11 @@ export function whenServed(callback: () => void): void {
 /** Closes the Listener without a trace: its Unix path is another process's from here on. */
 export function relinquish(listener: Listener): void {
   inside.relinquish(listener);
+}
+
+/** Calls `callback` right before the descriptor is closed, by whomever: whoever accepts from it without a server stops then. */
+export function beforeClose(listener: Listener, callback: () => void): void {
+  inside.beforeClose(listener, callback);
 }
 
 /** From here on the Unix path of this Listener is this process's to unlink: its predecessor has let go. */
@@ -409,7 +429,7 @@ async function listenAtPath(
 }
 
 /** Whether a socket stands at the path that nobody listens at any more. */
-function isDead(path: string, type: raw.SocketType): boolean {
+export function isDead(path: string, type: raw.SocketType): boolean {
   if (fs.lstatSync(path, { throwIfNoEntry: false })?.isSocket() !== true) return false;
   const fd = raw.socket('unix', type);
   try {

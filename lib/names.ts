@@ -7,6 +7,11 @@ import { FdpassError } from './errors.js';
 /** The name of a descriptor that was given none. As in systemd. */
 export const UNNAMED = 'unknown';
 
+/** Whether a name can be handed down. */
+export function isCarried(name: string): boolean {
+  return /^[\x20-\x7e]{0,255}$/.test(name) && !/[:\\]/.test(name);
+}
+
 /**
  * Refuses a name that cannot be handed down.
  *
@@ -14,7 +19,7 @@ export const UNNAMED = 'unknown';
  * unescape it) or a character outside printable ASCII.
  */
 export function checkName(name: string): void {
-  if (/^[\x20-\x7e]{0,255}$/.test(name) && !/[:\\]/.test(name)) return;
+  if (isCarried(name)) return;
   const message =
     `The name ${JSON.stringify(name)} cannot be handed down: a name is at most 255 characters of printable ASCII, ` +
     'without ":" and "\\"';

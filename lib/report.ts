@@ -16,10 +16,29 @@ export type FdpassEvent =
   | { event: 'generation'; phase: string; generation: number }
   /** As a successor: it accepted though no COMMIT came; the COMMIT came after all; RELEASED is overdue; the channel brought garbage. */
   | { event: 'odd'; what: 'split' | 'lateCommit' | 'notReleased' | 'garbage'; generation: number }
+  /** One that asked to take over at the path, and was sent away; its user and process where they could be told. */
+  | { event: 'refused'; path: string; why: string; uid: number | undefined; peer: number | undefined }
+  /**
+   * One connection: `moved` to the successor; `adopted` from the predecessor; `returned`: it was sent, and came back; `stays`: it
+   * cannot move. `reason`: why it does not move. `way`: what it speaks, `http1` or the name of its hooks.
+   */
+  | {
+      event: 'connection';
+      change: 'moved' | 'adopted' | 'returned' | 'stays';
+      listener: string;
+      way: string | undefined;
+      reason: string | undefined;
+      remote: string | undefined;
+    }
   /** Inherited, claimed by nobody, and closed. */
   | { event: 'unclaimed'; listeners: string[] };
 
 const events = channel('fdpass');
+
+/** Whether anybody would hear: for what is dear to say. */
+export function isHeard(): boolean {
+  return events.hasSubscribers;
+}
 
 /** Publishes to those who subscribed. */
 export function publish(event: FdpassEvent): void {

@@ -1,6 +1,6 @@
 /**
  * Whether the exit of this process would end the service: who watches its pid, and what to use instead.
- * Pure but for the last function, which looks at this process. Source: the manuals of the supervisors, systemd.exec(5), docs/supervisors.md.
+ * Pure but for the last function, which looks at this process. Source: the manuals of the supervisors, systemd.exec(5), docs/supervisors/README.md.
  */
 import cluster from 'node:cluster';
 import fs from 'node:fs';
@@ -35,16 +35,10 @@ const SHELLS = /^(sh|dash|bash|ash|busybox|zsh|ksh)$/;
  *
  * @returns A sentence with what to use instead; undefined where nothing speaks against it.
  */
-export function whySupervised({ pid, isClusterWorker, environment, ancestors }: Surroundings): string | undefined {
-  if (environment['pm_id'] !== undefined && environment['PM2_HOME'] !== undefined) {
-    return 'PM2 starts it anew when it exits: use `pm2 reload`, or start it without PM2';
-  }
-  if (isClusterWorker) {
-    return 'it is a cluster worker, and the primary owns the socket: restart by handoff in the primary, or do without cluster';
-  }
-  if (environment['SUPERVISOR_ENABLED'] !== undefined) {
-    return 'supervisord starts it anew when it exits: run it under systemd (Type=notify), or without a supervisor';
-  }
+export function whySupervised(surroundings: Surroundings): string | undefined {
+  const { pid, environment, ancestors } = surroundings;
+  const whatever = whyStartedAnew(surroundings);
+  if (whatever !== undefined) return whatever;
   if (pid === 1) {
     return (
       'it is pid 1, and its exit ends the container: start the new one as a container of its own, or run a supervisor that ' +
@@ -65,23 +59,51 @@ export function whySupervised({ pid, isClusterWorker, environment, ancestors }: 
   return undefined;
 }
 
+/** Why whoever takes over would meet this process again, though it is no child of it: it is started anew when it exits. */
+function whyStartedAnew({ isClusterWorker, environment }: Surroundings): string | undefined {
+  if (environment['pm_id'] !== undefined && environment['PM2_HOME'] !== undefined) {
+    return 'PM2 starts it anew when it exits: use `pm2 reload`, or start it without PM2';
+  }
+  if (isClusterWorker) {
+    return 'it is a cluster worker, and the primary owns the socket: restart by handoff in the primary, or do without cluster';
+  }
+  if (environment['SUPERVISOR_ENABLED'] !== undefined) {
+    return 'supervisord starts it anew when it exits: run it under systemd (Type=notify), or without a supervisor';
+  }
+  return undefined;
+}
+
 /** How many of the ancestors, the parent first, only wait for this process. */
 function countWaiting(ancestors: readonly Ancestor[]): number {
   const other = ancestors.findIndex(({ name }) => !RUNNERS.test(name) && !SHELLS.test(name));
   return other === -1 ? ancestors.length : other;
 }
 
-/** Refuses what would end the service: `ERR_FDPASS_SUPERVISED`. */
-export function assertNotSupervised(): void {
-  const why = whySupervised({
+/**
+ * Refuses what would end the service: `ERR_FDPASS_SUPERVISED`.
+ *
+ * @param successor - `child`: this process starts it. `newcomer`: others do, and know that this one exits.
+ */
+export function assertNotSupervised(successor: 'child' | 'newcomer' = 'child'): void {
+  const surroundings = {
     pid: process.pid,
     isClusterWorker: cluster.isWorker,
     environment: process.env,
     ancestors: ancestorsOf(process.ppid),
-  });
+  };
+  const why = successor === 'child' ? whySupervised(surroundings) : whyStartedAnew(surroundings);
   if (why === undefined) return;
   const message = `A restart by handoff ends with the exit of this process (pid ${process.pid}), and ${why}`;
   throw new FdpassError('ERR_FDPASS_SUPERVISED', message);
+}
+
+/**
+ * Whether a systemd manager started this process and hears of its successors. Such a manager waits, when the unit is stopped, for a main
+ * process that is its own child; one that is not ("alien") it kills right after the first signal (service.c, unit_kill_context).
+ */
+export function isChildOfSystemd(): boolean {
+  if (process.env['NOTIFY_SOCKET'] === undefined) return false;
+  return ancestorsOf(process.ppid)[0]?.name === 'systemd';
 }
 
 /** As far as /proc shows them; none where there is no /proc. proc_pid_stat(5) */

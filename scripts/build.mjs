@@ -32,7 +32,7 @@ function compile() {
 function bundle() {
   buildSync({
     absWorkingDir: root,
-    entryPoints: ['dist/lib/index.js', 'dist/lib/raw.js'],
+    entryPoints: ['dist/lib/index.js', 'dist/lib/raw.js', 'dist/lib/ws.js'],
     outdir: 'dist/package',
     bundle: true,
     splitting: true,

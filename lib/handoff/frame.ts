@@ -52,6 +52,8 @@ export interface Item {
   backlog?: number;
   /** A supervisor handed it to the first generation, and owns its address in every later one. */
   supervised?: boolean;
+  /** That supervisor is systemd. Absent in offers of 0.1, which knew no other. */
+  systemd?: boolean;
 }
 
 /** An item of a spawned successor, at the number it was born with. */
@@ -64,6 +66,15 @@ export interface SpawnedItem extends Item {
  * successor, null where the file travels with the frame (takeover).
  */
 export type OfferedState = { json: unknown } | { fd: number | null; length: number; encoding: 'json' | 'bytes' };
+
+/** The session ticket keys of one TLS server: secret. `keys`: base64. `context`: what a client's session is bound to besides. */
+export interface OfferedTickets {
+  listener: string;
+  address: string;
+  server: number;
+  keys: string;
+  context: string;
+}
 
 /** Everything that travels, by type (the table in docs/protocol.md). */
 export type Message =
@@ -81,6 +92,7 @@ export type Message =
       /** spawn: all of them. takeover: none, they follow in FDS. */
       items: SpawnedItem[];
       state?: OfferedState;
+      tickets?: OfferedTickets[];
     }
   | { type: 'FDS'; batch: number; items: Item[] } // one descriptor an item
   | { type: 'FDS_ACK'; batch: number }
@@ -369,6 +381,7 @@ function readMessage(type: MessageType, fields: Fields): Message {
       const numbers = new Set(items.map((item) => item.fd));
       if (numbers.size !== items.length) throw new Garbage(`${type}.items: two of them have the same fd`);
       if (fields['state'] !== undefined) message.state = offeredState(fields['state'], `${type}.state`);
+      if (fields['tickets'] !== undefined) message.tickets = list(fields['tickets'], `${type}.tickets`, offeredTickets);
       return message;
     }
     case 'FDS':
@@ -420,6 +433,7 @@ function item(value: unknown, what: string): Item {
   };
   if (fields['backlog'] !== undefined) entry.backlog = integer(fields['backlog'], `${what}.backlog`);
   if (fields['supervised'] === true) entry.supervised = true;
+  if (typeof fields['systemd'] === 'boolean') entry.systemd = fields['systemd'];
   return entry;
 }
 
@@ -453,6 +467,17 @@ function offeredState(value: unknown, what: string): OfferedState {
   if (encoding !== 'json' && encoding !== 'bytes') throw wrong(what, 'encoding', 'json or bytes');
   const fd = fields['fd'] === null ? null : descriptor(fields['fd'], `${what}.fd`);
   return { fd, length: integer(fields['length'], `${what}.length`), encoding };
+}
+
+function offeredTickets(value: unknown, what: string): OfferedTickets {
+  const fields = object(value, what);
+  return {
+    listener: text(fields['listener'], `${what}.listener`),
+    address: text(fields['address'], `${what}.address`),
+    server: integer(fields['server'], `${what}.server`),
+    keys: text(fields['keys'], `${what}.keys`),
+    context: text(fields['context'], `${what}.context`),
+  };
 }
 
 function versions(value: unknown, what: string): VersionRange {

@@ -757,9 +757,19 @@ function refuseRestart(why: string): SuccessorEffect {
   };
 }
 
-function codeOf(message: { code: string }): FdpassErrorCode {
-  return message.code === 'ERR_FDPASS_VERSION' ? message.code : 'ERR_FDPASS_ABORTED';
+/** What it says of itself is kept; all else is its own affair. */
+function codeOf({ code }: { code: string }): FdpassErrorCode {
+  const kept = KEPT_CODES.find((known) => known === code);
+  return kept ?? 'ERR_FDPASS_ABORTED';
 }
+
+const KEPT_CODES = [
+  'ERR_FDPASS_VERSION',
+  'ERR_FDPASS_BUSY',
+  'ERR_FDPASS_REFUSED',
+  'ERR_FDPASS_SUPERSEDED',
+  'ERR_FDPASS_NOT_READY',
+] as const satisfies readonly FdpassErrorCode[];
 
 // ---- Helpers -------------------------------------------------------------------------------------------------------------
 

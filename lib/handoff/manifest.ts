@@ -24,7 +24,8 @@ export function describeItem(listener: Listener): Item {
     inode: String(inode),
     device: String(device),
     backlog,
-    supervised: origin === 'systemd',
+    supervised: origin === 'systemd' || origin === 'supervisor' || origin === 'fd',
+    systemd: origin === 'systemd',
   };
 }
 

@@ -3,18 +3,21 @@
  * Starts and ends that process, and writes what it is born with. The dialog itself stands in transaction.ts; until it is over
  * nothing here stops accepting. Main thread alone. Source: docs/protocol.md.
  */
+import { setTimeout as delay } from 'node:timers/promises';
 
 import { ownCommand } from '../command.js';
 import { writeFdpass } from '../conventions/fdpass.js';
-import { LISTEN_FDS_START } from '../conventions/systemd.js';
 import { FdpassError, HandoffError, type SuccessorFacts } from '../errors.js';
+import { checkConventions, type ConventionWithOptions, firstDescriptor, type SpawnConvention } from '../giving.js';
 import { Link } from '../link.js';
-import { notify } from '../notify.js';
+import { ensureReloading, tellReleased, writeWatchdog } from '../notify/upgrade.js';
 import * as raw from '../raw.js';
+import { isChildOfSystemd } from '../supervised.js';
 import { type Child, spawn, type StdioOption } from '../spawn.js';
 import { type OfferedState, VERSIONS } from './frame.js';
 import { checkOffer, checkState, checkTime, describeItem, refuse, storeState } from './manifest.js';
 import { type Readiness, type Watcher, watchReadiness } from './readiness.js';
+import { offerTickets } from './tickets.js';
 import {
   type Candidate,
   currentTransaction,
@@ -41,9 +44,12 @@ export interface HandoffOptions extends TransactionOptions {
   env?: Readonly<Record<string, string | undefined>> | undefined;
   /** Default: 'inherit'. */
   stdio?: StdioOption | undefined;
-  /** How a successor that is not an fdpass program finds its listeners: systemd's LISTEN_FDS is always written. */
-  convention?: 'systemd' | undefined;
-  /** Default: 'channel', for a successor that calls ready(). */
+  /**
+   * How a successor that is not an fdpass program finds its listeners, as in spawn(). 'fdpass': by the channel alone. A successor that calls
+   * ready() finds them by the channel in any case, where `readiness` is 'channel'. Default: 'systemd'.
+   */
+  convention?: 'fdpass' | SpawnConvention | readonly SpawnConvention[] | undefined;
+  /** Default: 'channel', for a successor that calls ready(); 'convention' for tableflip, and for einhorn with `ackServer`. */
   readiness?: Readiness | undefined;
   /** For inheritedState() in the successor: JSON, or bytes. */
   state?: unknown;
@@ -57,8 +63,8 @@ export interface HandoffOptions extends TransactionOptions {
 /** Room for OFFER in the channel, bytes. The kernel may give less (net.core.wmem_max). */
 const SEND_BUFFER = 1_048_576;
 
-/** The first number at which a successor finds a listener. sd_listen_fds(3) */
-const FIRST = LISTEN_FDS_START;
+/** How long a successor that has closed its pipe may take to end, ms. */
+const STATUS_WAIT = 1_000;
 
 let queued: Promise<Successor> | undefined;
 
@@ -110,6 +116,8 @@ class SpawnedCandidate implements Candidate {
   readonly birth: 'spawn' | 'foreign';
   readonly #options: HandoffOptions;
   #child: Child | undefined;
+  /** Of the successor. */
+  #generation = 0;
   #wire: Wire | undefined;
   #watcher: Watcher | undefined;
   readonly #ending = new AbortController();
@@ -120,7 +128,7 @@ class SpawnedCandidate implements Candidate {
 
   constructor(options: HandoffOptions) {
     this.#options = options;
-    this.birth = (options.readiness ?? 'channel') === 'channel' ? 'spawn' : 'foreign';
+    this.birth = readinessOf(options) === 'channel' ? 'spawn' : 'foreign';
   }
 
   get pid(): number | undefined {
@@ -142,13 +150,23 @@ class SpawnedCandidate implements Candidate {
 
   /** Everything is opened, written and started here, in one go. */
   begin(offering: Offering): void {
-    const { command, cwd, env = process.env, stdio = 'inherit', readiness = 'channel' } = this.#options;
+    const { command, cwd, env = process.env, stdio = 'inherit' } = this.#options;
+    const readiness = readinessOf(this.#options);
     const { listeners } = offering;
+    this.#generation = offering.generation;
+    ensureReloading();
+    const conventions = conventionsOf(this.#options).map((convention) =>
+      convention.type === 'server-starter'
+        ? { ...convention, generation: convention.generation ?? offering.generation }
+        : convention,
+    );
+    const first = firstDescriptor(conventions);
     const own = command === undefined ? ownCommand() : { file: command[0], args: command.slice(1), cwd: undefined };
     const where = cwd ?? own.cwd ?? process.cwd();
-    const fds = listeners.map((listener, index) => ({ source: listener.fd, target: FIRST + index }));
+    const fds = listeners.map((listener, index) => ({ source: listener.fd, target: first + index }));
     const names = listeners.map((listener) => listener.name);
     const theirs: number[] = []; // ours until the successor has its copies
+    const watchdog = writeWatchdog();
     let variables: Record<string, string>;
     this.#wake = offering.wake;
     try {
@@ -156,7 +174,7 @@ class SpawnedCandidate implements Candidate {
         const [link, end] = Link.pair();
         this.#wire = new Wire(link);
         theirs.push(end);
-        const number = FIRST + fds.length;
+        const number = first + fds.length;
         fds.push({ source: end, target: number });
         const stored = storeState(this.#options.state, number + 1);
         if (stored.file !== undefined) {
@@ -164,19 +182,22 @@ class SpawnedCandidate implements Candidate {
           fds.push({ source: stored.file, target: number + 1 });
         }
         raw.setOption(link.fd, 'sendBuffer', SEND_BUFFER);
-        this.#offer(this.#wire, offering, stored.state);
+        this.#offer(this.#wire, offering, first, stored.state);
         variables = writeFdpass({ fd: number, inode: raw.describe(end).inode }).variables;
+      } else if (readiness === 'convention') {
+        variables = {};
       } else {
         this.#watcher = watchReadiness(readiness, listeners);
         variables = this.#watcher.variables;
       }
       this.#child = spawn(own.file, own.args, {
         fds,
-        names,
-        convention: 'systemd',
+        ...(conventions.length === 0 ? {} : { names, convention: conventions }),
         env: { ...env, PWD: where },
         keepNotifySocket: true, // a service manager follows the successor, once it is told
-        variables,
+        sibling: isChildOfSystemd(), // which stops only its own children with patience
+        variables: { ...variables, ...watchdog.variables },
+        pidVariables: watchdog.pidVariables, // the beat is the successor's, once the manager follows it
         cwd: where,
         stdio,
       });
@@ -191,6 +212,14 @@ class SpawnedCandidate implements Candidate {
       if (this.#ending.signal.aborted) return; // it is over: nobody waits any more
       offering.cancel('ERR_FDPASS_ABORTED', `its readiness could not be watched: ${String(error)}`);
     });
+    if (readiness === 'convention') {
+      child.ready?.then(offering.accepting, async (error: unknown) => {
+        // A pipe closes before the process has ended, and how it ended says more.
+        await Promise.race([child.exited, delay(STATUS_WAIT, undefined, { ref: false })]);
+        if (this.#ending.signal.aborted || child.poll() !== undefined) return; // it is heard elsewhere
+        offering.cancel('ERR_FDPASS_ABORTED', error instanceof Error ? error.message : String(error));
+      });
+    }
   }
 
   #spawnFailure(error: unknown, file: string): unknown {
@@ -201,8 +230,13 @@ class SpawnedCandidate implements Candidate {
   }
 
   /** Written before the exec: it is there from the successor's first moment. */
-  #offer(wire: Wire, { listeners, generation, probation }: Offering, state: OfferedState | undefined): void {
-    const items = listeners.map((listener, index) => ({ fd: FIRST + index, ...describeItem(listener) }));
+  #offer(
+    wire: Wire,
+    { listeners, generation, probation }: Offering,
+    first: number,
+    state: OfferedState | undefined,
+  ): void {
+    const items = listeners.map((listener, index) => ({ fd: first + index, ...describeItem(listener) }));
     wire.send({
       type: 'OFFER',
       versions: VERSIONS,
@@ -212,6 +246,7 @@ class SpawnedCandidate implements Candidate {
       count: items.length,
       items,
       ...(state === undefined ? {} : { state }),
+      tickets: offerTickets(listeners),
     });
     if (wire.unsent > 0) {
       const message = `The offer of ${items.length} listeners does not fit into the channel (${wire.unsent} bytes too many): raise net.core.wmem_max`;
@@ -266,9 +301,10 @@ class SpawnedCandidate implements Candidate {
     this.#child?.kill('SIGKILL');
   }
 
-  released(): void {
+  released(): Promise<void> | undefined {
     // Not before: once the manager follows the successor, its death ends the service, and this process with it.
-    if (this.pid !== undefined) notify({ mainPid: this.pid, ready: true });
+    const { pid } = this;
+    return pid === undefined ? undefined : tellReleased(pid, `generation ${this.#generation} serves (pid ${pid})`);
   }
 
   succeeded(generation: number): Successor {
@@ -295,19 +331,52 @@ class SpawnedCandidate implements Candidate {
 
 /** Everything that can be said of the options before anything is done. */
 function checkOptions(options: HandoffOptions): void {
-  const { command, readiness, overlap, state, convention } = options;
+  const { command, readiness, overlap, state } = options;
   checkOffer(options);
-  if (readiness !== undefined && !['channel', 'notify', 'connection'].includes(readiness as string)) {
+  if (readiness !== undefined && !['channel', 'notify', 'connection', 'convention'].includes(readiness as string)) {
     if (typeof readiness !== 'object')
-      refuse('readiness', "'channel', 'notify', 'connection' or { after: ms }", readiness);
+      refuse('readiness', "'channel', 'notify', 'connection', 'convention' or { after: ms }", readiness);
     checkTime('readiness.after', readiness.after);
   }
   if (overlap !== undefined && !['join', 'supersede', 'reject'].includes(overlap)) {
     refuse('overlap', "'join', 'supersede' or 'reject'", overlap);
   }
-  if (convention !== undefined && (convention as string) !== 'systemd') refuse('convention', "'systemd'", convention);
+  checkConvention(options);
   if (command !== undefined && (!Array.isArray(command) || command.length === 0)) {
     refuse('command', 'the program and its arguments', command);
   }
   checkState(state);
+}
+
+/** How the successor finds its listeners, beside the channel. */
+function conventionsOf({ convention = 'systemd' }: HandoffOptions): ConventionWithOptions[] {
+  const list: readonly ('fdpass' | SpawnConvention)[] = [convention].flat();
+  return checkConventions(list.filter((each) => each !== 'fdpass'));
+}
+
+/** Whether it has a word of its own for its readiness. */
+function hasWord(conventions: readonly ConventionWithOptions[]): boolean {
+  return conventions.some(
+    (convention) => convention.type === 'tableflip' || (convention.type === 'einhorn' && convention.ackServer === true),
+  );
+}
+
+function readinessOf(options: HandoffOptions): Readiness {
+  return options.readiness ?? (hasWord(conventionsOf(options)) ? 'convention' : 'channel');
+}
+
+/** Convention and readiness must go together. */
+function checkConvention(options: HandoffOptions): void {
+  const conventions = conventionsOf(options);
+  const readiness = readinessOf(options);
+  if (readiness === 'convention' && !hasWord(conventions)) {
+    refuse('readiness', "something else than 'convention': this convention has no word for it", readiness);
+  }
+  const types = conventions.map(({ type }) => type);
+  if (readiness === 'channel' && (types.includes('tableflip') || types.includes('stdin'))) {
+    refuse('readiness', `given, and not 'channel', for the convention ${types.join(', ')}`, readiness);
+  }
+  if (readiness !== 'channel' && conventions.length === 0) {
+    refuse('readiness', "'channel' for the convention 'fdpass', which has nothing else", 'another');
+  }
 }

@@ -5,19 +5,18 @@
  * Source: sd_notify(3), proc_pid_fd(5).
  */
 import fs from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 
 import { FdpassError } from '../errors.js';
 import type { Listener } from '../listener.js';
+import { Notifications } from '../notifications.js';
 import * as raw from '../raw.js';
 
 /**
  * How the successor tells that it is ready. `channel`: by fdpass's own dialog. `notify`: READY=1 on NOTIFY_SOCKET.
- * `connection`: it has accepted one. `after`: it has lived that long, ms.
+ * `connection`: it has accepted one. `convention`: as tableflip and einhorn do. `after`: it has lived that long, ms.
  */
-export type Readiness = 'channel' | 'notify' | 'connection' | { after: number };
+export type Readiness = 'channel' | 'notify' | 'connection' | 'convention' | { after: number };
 
 /** How often /proc is looked at, ms: the kernel tells nobody that another process has accepted. */
 const LOOK = 25;
@@ -31,7 +30,10 @@ export interface Watcher extends Disposable {
 }
 
 /** Makes ready to watch a successor that has no channel, before it is started. */
-export function watchReadiness(readiness: Exclude<Readiness, 'channel'>, listeners: readonly Listener[]): Watcher {
+export function watchReadiness(
+  readiness: Exclude<Readiness, 'channel' | 'convention'>,
+  listeners: readonly Listener[],
+): Watcher {
   if (readiness === 'notify') return new NotifySocket();
   if (readiness === 'connection') return new FirstConnection(listeners);
   return {
@@ -41,58 +43,21 @@ export function watchReadiness(readiness: Exclude<Readiness, 'channel'>, listene
   };
 }
 
-/** A datagram socket of ours that takes READY=1 from processes of this user. */
+/** A notification socket of ours: READY=1 of this user or root. What the successor would have stored is closed. */
 class NotifySocket implements Watcher {
-  readonly variables: Record<string, string>;
-  readonly #fd: number;
-  readonly #path: string;
+  readonly #notifications = new Notifications({ storeMax: 0 });
+  readonly variables: Record<string, string> = this.#notifications.env();
 
-  constructor() {
-    const name = `fdpass-${process.pid}-${crypto.randomUUID()}`; // the global one: it is loaded where it is used
-    this.#path = process.platform === 'linux' ? `@${name}` : join(tmpdir(), name);
-    this.variables = { NOTIFY_SOCKET: this.#path };
-    this.#fd = raw.socket('unix', 'dgram');
-    try {
-      if (process.platform === 'linux') raw.setOption(this.#fd, 'passCredentials', true);
-      raw.bind(this.#fd, { family: 'unix', path: this.#path });
-    } catch (error) {
-      raw.close(this.#fd);
-      throw error;
-    }
-  }
-
-  wait(_pid: number, signal: AbortSignal): Promise<void> {
-    return new Promise((resolve, reject) => {
-      const finish = (settle: () => void): void => {
-        watch.close();
-        signal.removeEventListener('abort', abort);
-        settle();
-      };
-      const abort = (): void => {
-        finish(() => {
-          reject(signal.reason as Error);
-        });
-      };
-      const watch = raw.watch(this.#fd, { readable: true }, () => {
-        if (this.#readySaid()) finish(resolve);
-      });
-      signal.addEventListener('abort', abort);
-    });
-  }
-
-  #readySaid(): boolean {
+  async wait(_pid: number, signal: AbortSignal): Promise<void> {
     for (;;) {
-      const datagram = raw.receive(this.#fd, 4096, { credentials: process.platform === 'linux' });
-      if (datagram === undefined) return false;
-      for (const fd of datagram.fds) raw.close(fd); // FDSTORE, BARRIER: closing is the answer to a barrier
-      const stranger = datagram.credentials !== undefined && datagram.credentials.uid !== process.geteuid?.();
-      if (!stranger && datagram.bytes.toString().split('\n').includes('READY=1')) return true;
+      const message = await this.#notifications.receive({ signal });
+      if (message === undefined) throw new Error('unreachable: the signal comes before the end');
+      if (message.has('READY=1')) return;
     }
   }
 
   [Symbol.dispose](): void {
-    raw.close(this.#fd);
-    if (!this.#path.startsWith('@')) fs.rmSync(this.#path, { force: true });
+    this.#notifications.close();
   }
 }
 

@@ -8,8 +8,9 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { Deferred } from '../deferred.js';
 import { FdpassError, type FdpassErrorCode, HandoffError, type HandoffPhase, type SuccessorFacts } from '../errors.js';
 import { lendPath, type Listener, openListeners, relinquish, stopAccepting } from '../listener.js';
+import { tellFailed } from '../notify/upgrade.js';
 import { publish } from '../report.js';
-import { commonVersion, type Frame, VERSIONS } from './frame.js';
+import { commonVersion, type Frame, type Message, VERSIONS } from './frame.js';
 import {
   deliver,
   type FromSuccessor,
@@ -28,16 +29,9 @@ import {
   type Wake,
 } from './machine.js';
 import { thisGeneration } from './successor.js';
-import { discard, entrust, type Wire } from './wire.js';
+import { discard, entrust, type Successor, TAKES_CONNECTIONS, type Wire } from './wire.js';
 
-/** A successor that serves. */
-export interface Successor {
-  /** 0 where it cannot be known: it took over from another PID namespace. */
-  readonly pid: number;
-  readonly generation: number;
-  /** Resolves when it ends, should this process live to see it. Both are null where it is no child of this process. */
-  readonly exited: Promise<{ exitCode: number | null; signal: NodeJS.Signals | null }>;
-}
+export type { Successor } from './wire.js';
 
 /** What a handoff carries, and how long it waits: common to every birth. */
 export interface TransactionOptions {
@@ -77,15 +71,15 @@ export interface Candidate {
   begin(offering: Offering): void;
   /** A frame of the dialog that is this birth's own. True: it was; a string: it was, and says what is wrong with it. */
   take(frame: Frame<number>): boolean | string;
-  /** HELLO has come, from this process. */
-  hello(pid: number): void;
+  /** HELLO has come, from this process; `compatible`: the two share a version. */
+  hello(pid: number, compatible: boolean): void;
   hasEnded(): boolean;
   /** Resolves when its status is known, or cannot be. */
   readonly gone: Promise<unknown>;
   terminate(termAfter: number, killAfter: number): void;
   kill(): void;
-  /** The listeners here are closed; before RELEASED is said. */
-  released(): void;
+  /** The listeners here are closed; RELEASED is said when this resolves, at once where it is undefined. Does not reject. */
+  released(): Promise<void> | undefined;
   /** It has taken over, and goes on without this process. */
   succeeded(generation: number): Successor;
   /** Nothing is waited for any more but its end. */
@@ -168,7 +162,12 @@ export class Transaction {
   #takeBack: (() => void)[] = [];
   #timer: NodeJS.Timeout | undefined;
   #scheduled = false;
+  /** Set while the service manager is told that it is the successor's turn: what comes meanwhile waits. */
+  #waiting: (() => void)[] | undefined;
   #begun = false;
+  /** The channel is another's: connections go over it. */
+  #isEntrusted = false;
+  #takesConnections = false;
   /** Resolves when nothing is left of the candidate, or it has taken over. */
   readonly #cleared = new Deferred<void>();
 
@@ -178,6 +177,7 @@ export class Transaction {
     const { readyTimeout = READY_TIMEOUT, probation = PROBATION } = options;
     this.#machine = newPredecessor({ birth: candidate.birth, readyTimeout, probation });
     this.#start().catch((error: unknown) => {
+      tellFailed(error instanceof Error ? error.message : String(error));
       this.#releaseAll();
       this.#outcome.reject(error);
     });
@@ -199,7 +199,15 @@ export class Transaction {
   }
 
   #event(event: PredecessorEvent): void {
-    this.#step(predecessor(this.#machine, event));
+    this.#serially(() => {
+      this.#step(predecessor(this.#machine, event));
+    });
+  }
+
+  /** What comes while an effect takes its time waits behind it. */
+  #serially(action: () => void): void {
+    if (this.#waiting === undefined) action();
+    else this.#waiting.push(action);
   }
 
   async #start(): Promise<void> {
@@ -263,17 +271,22 @@ export class Transaction {
   }
 
   #deliver(why: Wake<PredecessorDeadline, PredecessorWish>): void {
-    const mail = this.#readMail();
-    this.#step(deliver(predecessor, this.#machine, mail, why));
-    const ended = mail.some((item) => item.type === 'ended');
-    if (ended && this.#machine.phase === 'released') this.#releaseAll();
+    this.#serially(() => {
+      const mail = this.#readMail();
+      this.#step(deliver(predecessor, this.#machine, mail, why));
+      const ended = mail.some((item) => item.type === 'ended');
+      if (!ended || this.#machine.phase !== 'released') return;
+      this.#serially(() => {
+        this.#releaseAll();
+      });
+    });
   }
 
   /** All that channel and candidate hold. */
   #readMail(): Mail<FromSuccessor>[] {
     const mail: Mail<FromSuccessor>[] = [];
     const nothing = { frames: [], malformed: undefined, ended: false };
-    const { frames, malformed, ended } = this.#candidate.wire?.readAll() ?? nothing;
+    const { frames, malformed, ended } = (this.#isEntrusted ? undefined : this.#candidate.wire?.readAll()) ?? nothing;
     for (const frame of frames) mail.push(...this.#readFrame(frame));
     if (malformed !== undefined) mail.push({ type: 'malformed', why: malformed });
     if (ended || this.#candidate.hasEnded()) mail.push({ type: 'ended' });
@@ -288,13 +301,7 @@ export class Transaction {
     const { message } = frame;
     switch (message.type) {
       case 'HELLO':
-        this.#candidate.hello(message.pid);
-        return [
-          {
-            type: 'message',
-            message: { type: 'HELLO', compatible: commonVersion(message.versions, VERSIONS) !== undefined },
-          },
-        ];
+        return [{ type: 'message', message: { type: 'HELLO', compatible: this.#greet(message) } }];
       case 'READY':
       case 'SERVING':
       case 'RELEASE':
@@ -305,24 +312,56 @@ export class Transaction {
     }
   }
 
+  #greet({ pid, versions, features }: Extract<Message, { type: 'HELLO' }>): boolean {
+    this.#takesConnections = features.includes(TAKES_CONNECTIONS);
+    const compatible = commonVersion(versions, VERSIONS) !== undefined;
+    this.#candidate.hello(pid, compatible);
+    return compatible;
+  }
+
   #step({ state, effects }: Step<PredecessorState, PredecessorEffect>): void {
     const { phase } = this.#machine;
     this.#machine = state;
-    let failed = false;
-    for (const effect of effects) {
-      if (effect.type === 'send') failed = this.#candidate.wire?.send(effect.message) === false || failed;
-      else this.#do(effect);
-    }
-    if (state.phase !== phase && !state.over) {
+    this.#carryOut([...effects], () => {
+      if (state.phase === phase || state.over) return;
       publish({ event: 'handoff', phase: state.phase, successor: this.pid, generation: this.#generation });
+    });
+  }
+
+  #carryOut(effects: PredecessorEffect[], done: () => void): void {
+    let failed = false;
+    for (let effect = effects.shift(); effect !== undefined; effect = effects.shift()) {
+      if (effect.type === 'send') failed = this.#candidate.wire?.send(effect.message) === false || failed;
+      else if (effect.type !== 'closeListeners') this.#do(effect);
+      else {
+        const released = this.#closeListeners();
+        if (released === undefined) continue;
+        // The machine sees what it would see were this process frozen here: its listeners are closed, and RELEASED not said.
+        this.#waiting = [];
+        void released.then(() => {
+          const waiting = this.#waiting ?? [];
+          this.#waiting = undefined;
+          this.#carryOut(effects, done);
+          for (const action of waiting) this.#serially(action);
+        });
+        return;
+      }
     }
+    done();
     if (failed)
       setImmediate(() => {
         this.#deliver('sendFailed');
       });
   }
 
-  #do(effect: Exclude<PredecessorEffect, { type: 'send' }>): void {
+  /** Undefined: there is nobody to be told of it. */
+  #closeListeners(): Promise<void> | undefined {
+    stopAccepting();
+    for (const listener of this.#listeners) relinquish(listener);
+    return this.#candidate.released();
+  }
+
+  #do(effect: Exclude<PredecessorEffect, { type: 'send' | 'closeListeners' }>): void {
     switch (effect.type) {
       case 'arm': {
         clearTimeout(this.#timer);
@@ -334,11 +373,6 @@ export class Transaction {
       }
       case 'disarm':
         clearTimeout(this.#timer);
-        break;
-      case 'closeListeners':
-        stopAccepting();
-        for (const listener of this.#listeners) relinquish(listener);
-        this.#candidate.released();
         break;
       case 'terminate':
         this.#candidate.terminate(effect.termAfter, effect.killAfter);
@@ -368,6 +402,7 @@ export class Transaction {
     const successor = this.#candidate.facts;
     const text = `${describeFailure(code, message, successor)}; this process goes on accepting`;
     publish({ event: 'failed', code, message: text, phase, successor });
+    tellFailed(text);
     this.#outcome.reject(new HandoffError(code, text, { phase, successor }));
   }
 
@@ -375,8 +410,9 @@ export class Transaction {
     this.#end();
     const successor = this.#candidate.succeeded(this.#generation);
     const { wire } = this.#candidate;
-    if (wire !== undefined) {
-      wire.unref(); // open until its end: connections can go this way
+    wire?.unref(); // open until its end: connections can go this way
+    if (wire !== undefined && this.#takesConnections) {
+      this.#isEntrusted = true;
       entrust(successor, wire);
     }
     this.#outcome.resolve(successor);
@@ -392,7 +428,7 @@ export class Transaction {
   #releaseAll(): void {
     clearTimeout(this.#timer);
     this.#end();
-    this.#candidate.wire?.close();
+    if (!this.#isEntrusted) this.#candidate.wire?.close();
     this.#candidate.close();
     this.#cleared.resolve();
   }

@@ -12,6 +12,8 @@ export interface WireMail {
   frames: Frame<number>[];
   /** Bytes that are not ours, or descriptors that did not fit into this process: nothing behind them is read any more. */
   malformed: string | undefined;
+  /** Of these two it was the latter: some are lost for want of room. */
+  overflowed: boolean;
   /** The other side has ended; nothing of it is left. */
   ended: boolean;
 }
@@ -66,7 +68,7 @@ export class Wire implements Disposable {
 
   /** Reads all that is there, without waiting. */
   readAll(): WireMail {
-    const mail: WireMail = { frames: this.#unread, malformed: undefined, ended: true };
+    const mail: WireMail = { frames: this.#unread, malformed: undefined, overflowed: false, ended: true };
     this.#unread = [];
     if (this.closed) return mail;
     const { arrived, ended, failure } = this.#link.readAll();
@@ -76,6 +78,7 @@ export class Wire implements Disposable {
       for (const fd of arrival.close) raw.close(fd);
       mail.malformed ??= arrival.failure;
     }
+    mail.overflowed = mail.malformed === undefined && failure !== undefined;
     mail.malformed ??= failure?.message;
     if (ended || failure !== undefined) for (const fd of this.#reader.end().close) raw.close(fd);
     mail.ended = ended;
@@ -112,15 +115,35 @@ export class Wire implements Disposable {
   }
 }
 
-const entrusted = new WeakMap<object, Wire>();
+/** A successor that serves. */
+export interface Successor {
+  /** 0 where it cannot be known: it took over from another PID namespace. */
+  readonly pid: number;
+  readonly generation: number;
+  /** Resolves when it ends, should this process live to see it. Both are null where it is no child of this process. */
+  readonly exited: Promise<{ exitCode: number | null; signal: NodeJS.Signals | null }>;
+}
 
-/** The channel to a successor that has taken over: kept for the connections that follow. */
-export function entrust(successor: object, wire: Wire): void {
+/** What HELLO says of a side that takes connections: one of an older release would not answer. */
+export const TAKES_CONNECTIONS = 'connections';
+
+const entrusted = new WeakMap<Successor, Wire>();
+
+/**
+ * The channel to a successor that has taken over: kept for the connections that follow. Until somebody takes it, it is read to its
+ * end and closed then.
+ */
+export function entrust(successor: Successor, wire: Wire): void {
   entrusted.set(successor, wire);
+  wire.listen(() => {
+    const { frames, malformed, ended } = wire.readAll();
+    for (const frame of frames) discard(frame);
+    if (ended || malformed !== undefined) wire.close();
+  });
 }
 
 /** The channel to a successor that has taken over; undefined where it has none, or its end was seen. Whoever listens on it closes it. */
-export function wireTo(successor: object): Wire | undefined {
+export function wireTo(successor: Successor): Wire | undefined {
   const wire = entrusted.get(successor);
   return wire?.closed === true ? undefined : wire;
 }

@@ -4,7 +4,7 @@ import { fileURLToPath } from 'node:url';
 
 import { inheritableDescriptors, zombiesOf } from '../support/audit.js';
 import { Connection, get } from '../support/client.js';
-import { type Family, type Scope, startServer, type StartOptions } from '../support/fixture.js';
+import { type Family, type Scope, startProcess, startServer, type StartOptions } from '../support/fixture.js';
 
 /** Fixtures are plain scripts: they stand in the source tree. */
 export const FIXTURES: string = fileURLToPath(new URL('../../../test/e2e/fixtures/', import.meta.url));
@@ -22,6 +22,19 @@ export interface Outcome {
 
 export async function startDriven(t: Scope, options: StartOptions = {}): Promise<Family> {
   return startServer(t, `${FIXTURES}server.mjs`, options);
+}
+
+/**
+ * Starts a server that takes over at the path from whoever offers there, or is the first, and offers there itself. It is no child of
+ * the one it takes over from: a family of its own.
+ */
+export async function startTaking(t: Scope, file: string, options: StartOptions = {}): Promise<Family> {
+  return startDriven(t, { ...options, env: { TAKEOVER: file, ...options.env } });
+}
+
+/** The same, and waits for nothing: where it is to fail. */
+export function startTaker(t: Scope, file: string, options: StartOptions = {}): Family {
+  return startProcess(t, `${FIXTURES}server.mjs`, { ...options, env: { TAKEOVER: file, ...options.env } });
 }
 
 /** Asks the process that answers at `address` for a handoff, and waits for its outcome. */

@@ -1,5 +1,4 @@
 import assert from 'node:assert/strict';
-import { spawn as spawnProcess } from 'node:child_process';
 import { once } from 'node:events';
 import fs from 'node:fs';
 import net from 'node:net';
@@ -387,37 +386,4 @@ test('a successor behind a shell does not keep a predecessor that has handed ove
 
   await server.gone(server.pid); // though nobody called process.exit()
   assert.equal(await get(server.url), `${server.newest}\n`);
-});
-
-test('what a service manager asked to know it is told: READY=1 at the start, MAINPID at the release and not before', async (t) => {
-  const python = `
-import os, socket, sys
-s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-s.bind(sys.argv[1])
-print('bound', flush=True)
-while True:
-    print(s.recv(4096).decode().replace('\\n', ' '), flush=True)
-`;
-  const file = path.join(temporaryDirectory(t), 'notify.sock');
-  const manager = spawnProcess('python3', ['-c', python, file], { stdio: ['ignore', 'pipe', 'inherit'] });
-  t.after(() => manager.kill('SIGKILL'));
-  const heard: string[] = [];
-  let pending = '';
-  manager.stdout.on('data', (chunk: Buffer) => {
-    const lines = (pending + chunk.toString()).split('\n');
-    pending = lines.pop() ?? '';
-    heard.push(...lines);
-    manager.emit('heard');
-  });
-  const hear = async (line: string): Promise<void> => {
-    while (!heard.includes(line)) await once(manager, 'heard', { signal: AbortSignal.timeout(10_000) });
-  };
-  await hear('bound');
-  const server = await startDriven(t, { env: { NOTIFY_SOCKET: file } });
-  await hear('READY=1');
-
-  const outcome = await askHandoff(server);
-
-  await hear(`MAINPID=${outcome.pid} READY=1`);
-  assert.deepEqual(heard, ['bound', 'READY=1', `MAINPID=${outcome.pid} READY=1`]);
 });

@@ -27,6 +27,9 @@
  * - The texts of ABORT and the numbers of milliseconds are made equal: the machines only pass them on (machine.test.ts).
  * - Freezing in the middle of a step is one state with the rest of the step in it: only what the others do meanwhile
  *   matters, and one that is frozen does nothing.
+ * - Over the takeover path the whole set comes in one event, at any time after HELLO was said, also when the old one is frozen, or dead with
+ *   its end unread. The steps between (OFFER, FDS, FDS_ACK) are no states of the machines: until the set is whole they know but one,
+ *   and all that can end it is in the walk. What becomes of the descriptors of a part of it: arriving.test.ts.
  * - Slots are not used again after a death: two handoffs a run, which is three generations in a row.
  * - Garbage over the takeover path is not in any scenario. An old one that writes garbage after RELEASE, then says ABORT (which
  *   cannot be read any more) and closes the channel leaves a newcomer behind that takes this for its end: both believe to be

@@ -248,3 +248,19 @@ async function until(t: TestContext, isSo: () => boolean): Promise<void> {
     await new Promise((resolve) => setTimeout(resolve, 5));
   }
 }
+
+test('a line that names the pid of somebody else makes nobody else of the family: it is not killed with it', async (t) => {
+  const bystander = spawn(process.execPath, ['-e', 'setInterval(() => {}, 1000)'], { stdio: 'ignore' });
+  t.after(() => bystander.kill('SIGKILL'));
+  await once(bystander, 'spawn');
+  const says = (pid: number): string => `console.log('listening on 127.0.0.1:1, pid ${pid}, generation 1');`;
+  const file = script(t, `${says(bystander.pid ?? 0)} ${says(1)} setInterval(() => {}, 1000);`);
+
+  const family = startProcess(t, file);
+  await family.waitFor(/pid 1,/, { from: 0 });
+  await family.kill();
+
+  assert.equal(bystander.exitCode, null);
+  assert.equal(bystander.signalCode, null);
+  assert.throws(() => family.follow(process.pid), /it is not of the family/);
+});

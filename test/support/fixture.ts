@@ -19,6 +19,19 @@ export interface Scope {
   after(action: () => void | Promise<void>): void;
 }
 
+/** A scope of its own, for what several tests share: run it in their `after`. What came last is undone first. */
+export class Cleanup implements Scope {
+  readonly #actions: (() => void | Promise<void>)[] = [];
+
+  after(action: () => void | Promise<void>): void {
+    this.#actions.unshift(action);
+  }
+
+  async run(): Promise<void> {
+    for (const action of this.#actions.splice(0)) await action();
+  }
+}
+
 export interface StartOptions {
   /** On top of this process's own, without what the test runner and supervisors put there. undefined removes. */
   env?: Record<string, string | undefined>;
@@ -26,6 +39,10 @@ export interface StartOptions {
   /** Node's own arguments, before the script. */
   execArgv?: readonly string[];
   cwd?: string;
+  /** Which Node. This one. */
+  execPath?: string;
+  /** A command that starts it: Node, its arguments and the script stand behind these words. */
+  through?: readonly string[];
   /** ms to wait for the first `listening on` line, 10 000. */
   deadline?: number;
 }
@@ -61,7 +78,14 @@ const POLL = 5; // ms: the end of a process that is not our child has no event
 
 /** Starts a script with this Node and does not wait for anything. It and its successors are killed after the test. */
 export function startProcess(t: Scope, script: string, options: StartOptions = {}): Family {
-  const family = new Family(script, options);
+  const { execPath = process.execPath, through = [], execArgv = [], args = [] } = options;
+  const [program = execPath, ...rest] = [...through, execPath, ...execArgv, script, ...args];
+  return startProgram(t, program, { ...options, args: rest });
+}
+
+/** Starts any program, with `args` behind it, under the same care. */
+export function startProgram(t: Scope, program: string, options: Omit<StartOptions, 'execArgv'> = {}): Family {
+  const family = new Family([program, ...(options.args ?? [])], options);
   watch(family);
   t.after(() => family.kill());
   return family;
@@ -102,15 +126,19 @@ export class Family {
   #exit: Exit | undefined;
   #openStreams = 2;
 
-  constructor(script: string, options: StartOptions = {}) {
+  constructor(command: readonly [string, ...string[]], options: Omit<StartOptions, 'args' | 'execArgv'> = {}) {
+    const [program, ...args] = command;
     const own = Object.entries(process.env).filter(([name]) => !STRIPPED.test(name));
     const env = { ...Object.fromEntries(own), ...options.env, [MARK_VARIABLE]: this.mark };
-    this.#child = spawn(process.execPath, [...(options.execArgv ?? []), script, ...(options.args ?? [])], {
+    this.#child = spawn(program, args, {
       env,
       stdio: ['ignore', 'pipe', 'pipe'],
       ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
     });
-    if (this.#child.pid === undefined) throw new Error(`${script} could not be started with ${process.execPath}`);
+    if (this.#child.pid === undefined) {
+      this.#child.once('error', () => undefined); // it is told here
+      throw new Error(`${command.join(' ')} could not be started: is there no ${program}?`);
+    }
     this.pid = this.#child.pid;
     this.#remember(this.pid);
     this.exited = new Promise((resolve) => {
@@ -192,6 +220,14 @@ export class Family {
     return generation;
   }
 
+  /**
+   * Counts a process to the family that cannot be found by its mark: nginx and perl write over their environment. The caller knows that it
+   * is of the family; of what it says itself only a process that is found by mark or parent is counted.
+   */
+  follow(pid: number): void {
+    this.#remember(pid);
+  }
+
   /** Waits until a process of the family runs no more. `deadline` in ms. */
   async gone(pid: number, deadline = 10000): Promise<void> {
     const entry = this.#known.get(pid) ?? this.running().find((process) => process.pid === pid);
@@ -239,6 +275,7 @@ export class Family {
   killNow(): boolean {
     const left = this.running();
     for (const { pid } of left) {
+      if (isAncestor(pid)) throw new Error(`pid ${pid} was about to be killed, which has started this test`);
       try {
         process.kill(pid, 'SIGKILL');
       } catch {
@@ -257,19 +294,29 @@ export class Family {
 
   #remember(pid: number): void {
     const entry = readProcess(pid);
-    if (entry) this.#known.set(pid, entry);
+    if (!entry) return;
+    if (isAncestor(pid)) throw new Error(`pid ${pid} (${entry.command}) has started this test: it is not of the family`);
+    this.#known.set(pid, entry);
   }
 
   #onLine(text: string, stream: Line['stream']): void {
     const at = performance.now();
     const [, address, pid, generation] = LISTENING.exec(text) ?? [];
     if (address !== undefined) {
-      this.#remember(Number(pid));
+      // In a PID namespace of its own it says a pid that is somebody else's here: all that is remembered is killed in the end.
+      const said = this.running().find((process) => process.pid === Number(pid));
+      if (said) this.#known.set(said.pid, said);
       this.generations.push({ address, pid: Number(pid), generation: Number(generation), at });
     }
     this.lines.push({ index: this.lines.length, text, stream, at });
     this.#waiting.wake();
   }
+}
+
+/** Whether this process descends from it: pid 1, a shell, the runner. */
+function isAncestor(pid: number): boolean {
+  for (let own = readProcess(process.pid); own; own = readProcess(own.parent)) if (own.pid === pid) return true;
+  return false;
 }
 
 function matches(match: LineMatch, text: string): boolean {

@@ -85,6 +85,14 @@ export interface Loss {
   localPort: number | undefined;
 }
 
+/** A connection that is open, as its client sees it. */
+export interface Living {
+  /** Since it was connected, ms. */
+  age: number;
+  /** How many processes have replied on it. */
+  processes: number;
+}
+
 /** A process that replied. */
 export interface Seen {
   pid: number;
@@ -113,6 +121,10 @@ export interface Report {
   keepAlive: KeepAliveTally;
   /** Bytes that came on a connection with nothing in flight. Always an error of the server. */
   stray: number;
+  /** How often a kept connection was answered by another process than before: it was carried there, open. */
+  carried: number;
+  /** The kept connection that was open for the longest time at the end; undefined: none was. */
+  oldest: Living | undefined;
   /** Of the good replies, from the time they were due. */
   latency: Record<Kind, Latency>;
   pids: Seen[];
@@ -144,6 +156,8 @@ export class Load {
   /** Every process that replied, in the order of their first replies. */
   readonly pids: Map<number, Seen> = new Map();
   readonly started: number = performance.now();
+  /** How often a kept connection was answered by another process than before. */
+  carried = 0;
 
   /** @internal */ readonly target: net.NetConnectOpts;
   /** @internal */ readonly body: RegExp;
@@ -204,6 +218,17 @@ export class Load {
     return this.new.lost + this.keepAlive.lost;
   }
 
+  /** The kept connection that has been open for the longest time. */
+  get oldest(): Living | undefined {
+    let oldest: Wire | undefined;
+    for (const wire of this.wires) {
+      if (wire.kind !== 'keepAlive' || !wire.isOpen || wire.opened === undefined) continue;
+      if (oldest?.opened === undefined || wire.opened < oldest.opened) oldest = wire;
+    }
+    if (oldest?.opened === undefined) return undefined;
+    return { age: performance.now() - oldest.opened, processes: oldest.pids.length };
+  }
+
   /** Waits for a good reply that `matches`; a reply that came before does not count. `deadline` in ms. */
   async waitForReply(what: string, matches: (reply: GoodReply) => boolean, deadline = 10000): Promise<GoodReply> {
     let found: GoodReply | undefined;
@@ -238,8 +263,9 @@ export class Load {
     for (const keeper of this.#keepers) this.keepAlive.unsent += keeper.abandon();
     if (this.#pending.size > 0) await new Promise<void>((resolve) => (this.#drained = resolve));
     clearInterval(this.#beat);
+    const { oldest } = this;
     for (const wire of this.wires) wire.socket.destroy();
-    return this.#report(to);
+    return this.#report(to, oldest);
   }
 
   /**
@@ -271,8 +297,12 @@ export class Load {
   /** @internal The last byte of a good reply is here. */
   replied(exchange: Exchange, pid: number): void {
     const at = performance.now();
-    const { kind } = exchange.wire;
+    const { kind, pids } = exchange.wire;
     exchange.replied = true;
+    if (!pids.includes(pid)) {
+      if (pids.length > 0) this.carried++;
+      pids.push(pid);
+    }
     this.#latencies[kind].add(exchange.due, at - exchange.due);
     const seen = this.pids.get(pid);
     if (seen) Object.assign(seen, { last: at, replies: seen.replies + 1 });
@@ -351,7 +381,7 @@ export class Load {
     });
   }
 
-  #report(to: number): Report {
+  #report(to: number, oldest: Living | undefined): Report {
     const late = this.#late.summary();
     const latencies = this.#latencies;
     const losses = this.#losses;
@@ -361,6 +391,8 @@ export class Load {
       new: this.new,
       keepAlive: this.keepAlive,
       stray: this.stray,
+      carried: this.carried,
+      oldest,
       latency: { new: latencies.new.summary(), keepAlive: latencies.keepAlive.summary() },
       pids: [...this.pids.values()],
       losses,

@@ -67,6 +67,10 @@ export class Wire {
   exchange: Exchange | undefined;
   /** Kept from the start: a closed socket no longer tells. */
   localPort: number | undefined;
+  /** When it was connected, ms of performance.now(). */
+  opened: number | undefined;
+  /** The processes that replied on it, in order. More than one: it was carried from one to the next. */
+  readonly pids: number[] = [];
   readonly #load: Load;
   readonly #done: (ok: boolean, reusable: boolean) => void;
   #bytes: Buffer | undefined;
@@ -79,13 +83,21 @@ export class Wire {
     this.socket = net.connect(load.target);
     load.wires.add(this);
     this.socket
-      .on('connect', () => (this.localPort = this.socket.localPort))
+      .on('connect', () => {
+        this.localPort = this.socket.localPort;
+        this.opened = performance.now();
+      })
       .on('data', (chunk) => this.#read(chunk))
       .on('end', () => this.#ended('eof', 'EOF'))
       .on('error', (error: NodeJS.ErrnoException) =>
         this.#ended(REASONS[error.code ?? ''] ?? 'reset', error.code ?? error.message),
       )
       .on('close', () => load.wires.delete(this));
+  }
+
+  /** Whether a further request may come here. */
+  get isOpen(): boolean {
+    return !this.#over;
   }
 
   send(due: number): void {
