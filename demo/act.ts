@@ -4,7 +4,14 @@
  */
 import type { Scope } from '../test/support/fixture.js';
 import type { Latency } from '../test/support/latency.js';
-import { startLoad, type GoodReply, type Load, type LoadOptions, type Report } from '../test/support/load.js';
+import {
+  startLoad,
+  type GoodReply,
+  type Living,
+  type Load,
+  type LoadOptions,
+  type Report,
+} from '../test/support/load.js';
 
 export const SLOT = 125; // ms of the timeline
 const SECOND = 1000 / SLOT; // slots
@@ -39,6 +46,12 @@ export interface ActView {
   perSecond: number;
   sent: Pair;
   lost: Pair;
+  /** The keep-alive connections: how many there should be, and how many were opened until now. Equal: nobody had to connect again. */
+  kept: { wanted: number; opened: number };
+  /** How often a restart carried one of them, open, from one process to the next. */
+  carried: number;
+  /** Of those that are open; undefined: none is. */
+  oldest: Living | undefined;
   /** ms; of new and keep-alive requests together. */
   max: number;
   /** Of each kind; undefined until the act is done. */
@@ -72,6 +85,7 @@ export class Act {
   generationOf: (pid: number) => number | undefined = () => undefined;
   readonly #slots: Slot[] = [];
   #load: Load | undefined;
+  #wanted = 0;
   #lost = 0;
   #max = 0;
 
@@ -86,6 +100,7 @@ export class Act {
   begin(scope: Scope, options: LoadOptions): Load {
     const load = startLoad({ ...options, onReply: (reply) => this.#onReply(reply) });
     this.#load = load;
+    this.#wanted = options.keepAlive ?? 0;
     const timer = setInterval(() => this.#count(), SLOT);
     scope.after(async () => {
       clearInterval(timer);
@@ -118,6 +133,9 @@ export class Act {
     return {
       ...{ title, name, isFdpass, state, done, total, pid, generation, slots, note },
       ...{ sent: pair('sent'), lost: pair('lost'), max: this.#max, latency: report?.latency },
+      kept: { wanted: this.#wanted, opened: load?.keepAlive.connections ?? 0 },
+      carried: load?.carried ?? 0,
+      oldest: report === undefined ? load?.oldest : report.oldest,
       perSecond:
         lastSecond.reduce((sum, { answered }) => sum + answered, 0) * (SECOND / Math.max(1, lastSecond.length)),
     };

@@ -13,7 +13,7 @@ import { parseArgs } from 'node:util';
 import type { Scope } from '../test/support/fixture.js';
 import { Act, type Snapshot } from './act.js';
 import { crash, finish, LOAD, restarts, startRelease, stopAndStart, type Stage, type Step } from './acts.js';
-import { ASCII, frame, paragraph, table, UNICODE, type Line } from './layout.js';
+import { ASCII, frame, number, paragraph, table, UNICODE, type Line } from './layout.js';
 import { actHeading, introduction, stepLine } from './plain.js';
 import { Screen, sizeOf, terminalText } from './screen.js';
 import { svg } from './svg.js';
@@ -122,13 +122,16 @@ function conclude(): void {
 }
 
 function verdict(failures: readonly string[], columns: number): Line[] {
-  const [, , contrast] = acts;
+  const [restarting, , contrast] = acts;
   const { lost } = contrast.view();
+  const { carried } = restarting.view();
+  const moved =
+    carried > 0 ? `, and carried open connections from one process to the next ${number(carried)} times` : '';
   const slow = acts.some((act) => act.isFdpass && act.report?.generator.behind);
   const lines =
     failures.length === 0
       ? paragraph(
-          `OK: fdpass lost nothing. Stop and start lost ${lost.new + lost.keepAlive} requests in ${contrast.done} restarts.`,
+          `OK: fdpass lost nothing${moved}. Stop and start lost ${lost.new + lost.keepAlive} requests in ${contrast.done} restarts.`,
           columns,
           'good',
         )

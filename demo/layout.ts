@@ -52,13 +52,15 @@ export function table(acts: readonly ActView[], columns: number): Line[] {
   const lost = (act: ActView, count: number): Span => span(number(count), lostStyle(act, count));
   const all: { title: string; rank: number; cell: (act: ActView) => Span }[] = [
     { title: '', rank: 0, cell: (act) => span(act.name) },
-    { title: 'done', rank: 4, cell: ({ done, total }) => span(`${done} of ${total}`) },
+    { title: 'done', rank: 6, cell: ({ done, total }) => span(`${done} of ${total}`) },
     { title: 'sent', rank: 3, cell: ({ sent }) => span(number(sent.new + sent.keepAlive)) },
     { title: 'lost: new', rank: 1, cell: (act) => lost(act, act.lost.new) },
     { title: 'keep-alive', rank: 2, cell: (act) => lost(act, act.lost.keepAlive) },
-    { title: 'p99: new', rank: 5, cell: ({ latency }) => span(milliseconds(latency?.new.p99)) },
-    { title: 'keep-alive', rank: 6, cell: ({ latency }) => span(milliseconds(latency?.keepAlive.p99)) },
-    { title: 'max', rank: 7, cell: ({ max }) => span(milliseconds(max)) },
+    { title: 'reconnects', rank: 4, cell: (act) => lost(act, reconnects(act)) },
+    { title: 'carried', rank: 5, cell: ({ carried }) => span(number(carried)) },
+    { title: 'p99: new', rank: 7, cell: ({ latency }) => span(milliseconds(latency?.new.p99)) },
+    { title: 'keep-alive', rank: 8, cell: ({ latency }) => span(milliseconds(latency?.keepAlive.p99)) },
+    { title: 'max', rank: 9, cell: ({ max }) => span(milliseconds(max)) },
   ];
   const sized = all.map((column) => {
     const cells = acts.map(column.cell);
@@ -156,8 +158,8 @@ function actLines(act: ActView, n: number, glyphs: Glyphs, columns: number, isSh
   if (act.state === 'running') {
     const generation = act.generation === undefined ? [] : [span(`, generation ${number(act.generation)}`)];
     const pid = act.pid === undefined ? '-' : String(act.pid);
-    lines.push(row(columns, [label('serving'), span(`pid ${pid}`, 'strong'), ...generation]));
-    lines.push(row(columns, [label('requests'), span(`${number(act.perSecond)}/s`)]));
+    const rate = span(`, ${number(act.perSecond)} requests/s`);
+    lines.push(row(columns, [label('serving'), span(`pid ${pid}`, 'strong'), ...generation, rate]));
   }
   const lost = (title: string, kind: 'new' | 'keepAlive'): Span[] => [
     span(`${title} `),
@@ -168,6 +170,7 @@ function actLines(act: ActView, n: number, glyphs: Glyphs, columns: number, isSh
   const long = [label('lost'), ...fresh, of('new'), span(', '), ...kept, of('keepAlive')];
   const isLong = textOf(long).length <= columns;
   lines.push(isLong ? long : clip([label('lost'), ...fresh, span(', '), ...kept], columns));
+  lines.push(keptLine(act, label('kept'), columns));
   if (isShort) return lines;
 
   if (act.note !== undefined) lines.push(...paragraph(act.note, columns, 'accent', '  ', 3));
@@ -186,6 +189,23 @@ function actLines(act: ActView, n: number, glyphs: Glyphs, columns: number, isSh
   lines.push(clip([span(`  ${levels}`, act.isFdpass ? 'good' : 'plain')], columns));
   lines.push(clip([span('  '), ...colouredMarks(marks, glyphs)], columns));
   return lines;
+}
+
+/** What became of the keep-alive connections: counted by their client, by the pids in the replies. */
+function keptLine(act: ActView, label: Span, columns: number): Line {
+  const { kept, oldest, carried } = act;
+  const again = reconnects(act);
+  const parts = [label, span(`${number(kept.wanted)} connections`), span(`, carried ${number(carried)} times`)];
+  if (oldest === undefined) return row(columns, parts);
+  const processes = `${number(oldest.processes)} ${oldest.processes === 1 ? 'process' : 'processes'}`;
+  parts.push(span(`, the oldest ${(oldest.age / 1000).toFixed(1)} s, ${processes}`));
+  parts.push(span(again > 0 ? `, ${number(again)} reconnects` : ''));
+  return row(columns, parts);
+}
+
+/** How often a client with a keep-alive connection had to open another one. */
+function reconnects({ kept }: ActView): number {
+  return Math.max(0, kept.opened - kept.wanted);
 }
 
 function heading({ title, state, done, total }: ActView, n: number, glyphs: Glyphs, columns: number): Line {

@@ -60,6 +60,8 @@ export function document(
           new: report.new,
           keepAlive: report.keepAlive,
           stray: report.stray,
+          carried: report.carried,
+          oldest: report.oldest,
           latency: report.latency,
           generator: report.generator,
         }),

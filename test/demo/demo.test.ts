@@ -54,10 +54,13 @@ test('in a pipe: plain lines, a table, exit code 0, and a picture on request', a
   assert.doesNotMatch(output, /\x1b/); // eslint-disable-line no-control-regex
   assert.match(output, /^ +1 +2 +\d+ -> \d+ +\d+ ms +\d+ ms +0$/m);
   assert.match(output, /^ +1 +2 +\d+ stays +\d+ ms +- +0\n +fdpass: the restart failed: /m);
-  assert.match(output, /^fdpass restarts +1 of 1 +[\d,]+ +0 +0 /m);
-  assert.match(output, /^fdpass crash +2 of 2 +[\d,]+ +0 +0 /m);
+  assert.match(output, /^fdpass restarts +1 of 1 +[\d,]+ +0 +0 +0 +32 /m); // lost, lost, reconnects, carried
+  assert.match(output, /^fdpass crash +2 of 2 +[\d,]+ +0 +0 +0 +32 /m);
   assert.match(output, /^plain restarts +[1-3] of 3 /m);
-  assert.match(output, /^OK: fdpass lost nothing\./m);
+  assert.match(
+    output,
+    /^OK: fdpass lost nothing, and carried open connections from one process to the next 32 times\./m,
+  );
   assert.match(readFileSync(picture, 'utf8'), /^<svg [^]*fdpass restarts[^]*<\/svg>\n$/);
   assert.deepEqual(left(), []);
   assert.deepEqual(readdirSync(temporary), []);

@@ -21,6 +21,9 @@ function act(values: Partial<ActView> = {}): ActView {
       perSecond: 520,
       sent: { new: 2000, keepAlive: 3200 },
       lost: { new: 0, keepAlive: 0 },
+      kept: { wanted: 32, opened: 32 },
+      carried: 96,
+      oldest: { age: 6_040, processes: 4 },
     },
     ...{ max: 12, latency: undefined, slots: Array.from({ length: 50 }, () => slot()), note: undefined },
     ...values,
@@ -37,9 +40,25 @@ const huge = { new: HUGE, keepAlive: HUGE };
 const cases: Record<string, ActView> = {
   usual: act(),
   'not begun': act({ state: 'waiting', done: 0, pid: undefined, generation: undefined, slots: [], max: 0 }),
-  'nothing yet': act({ done: 0, pid: undefined, perSecond: 0, sent: { new: 0, keepAlive: 0 }, slots: [], max: 0 }),
+  'nothing yet': act({
+    done: 0,
+    pid: undefined,
+    perSecond: 0,
+    sent: { new: 0, keepAlive: 0 },
+    oldest: undefined,
+    slots: [],
+  }),
   'no steps': act({ done: 0, total: 0 }),
-  'huge counts': act({ done: HUGE, total: HUGE, perSecond: HUGE, sent: huge, lost: huge, max: HUGE, pid: HUGE }),
+  'huge counts': act({
+    done: HUGE,
+    total: HUGE,
+    perSecond: HUGE,
+    sent: huge,
+    lost: huge,
+    carried: HUGE,
+    oldest: { age: HUGE, processes: HUGE },
+    pid: HUGE,
+  }),
   'long timeline': act({
     slots: Array.from({ length: 10_001 }, (_, i) => slot({ isMarked: i % 100 === 0, lost: i % 7 })),
   }),
@@ -83,8 +102,20 @@ test('80 x 24 shows all three acts whole', () => {
   assert.equal(lines.filter((line) => line.startsWith('  latency')).length, 3);
   assert.equal(lines.filter((line) => line.startsWith('  serving')).length, 1);
   assert.match(lines[0] ?? '', /^fdpass demo {2}examples\/http\.mjs on 127\.0\.0\.1:40123 +1:01$/);
-  assert.ok(lines.includes('  serving  pid 4711, generation 4'));
+  assert.ok(lines.includes('  serving  pid 4711, generation 4, 520 requests/s'));
   assert.ok(lines.includes('  lost     new 0 of 2,000, keep-alive 0 of 3,200'));
+  assert.ok(lines.includes('  kept     32 connections, carried 96 times, the oldest 6.0 s, 4 processes'));
+});
+
+test('connections that did not last: how often their clients came again', () => {
+  const kept = { wanted: 32, opened: 99 };
+  const view = act({ isFdpass: false, kept, carried: 0, oldest: { age: 300, processes: 1 } });
+
+  const lines = frame(snapshot(view), UNICODE, 100).map(textOf);
+
+  const line = '  kept     32 connections, carried 0 times, the oldest 0.3 s, 1 process, 67 reconnects';
+  assert.ok(lines.includes(line), lines.join('\n'));
+  assert.match(table([view], 200).map(textOf).join('\n'), / reconnects +carried[^]* 67 +0 /);
 });
 
 test('40 columns still say how far it is, who serves and what was lost', () => {
@@ -122,7 +153,7 @@ test('the table leaves out what matters least', () => {
   const wide = table([view], 200).map(textOf);
   const narrow = table([view], 40).map(textOf);
 
-  assert.match(wide[1] ?? '', /^fdpass restarts +10 of 10 +5,200 +0 +0 +2\.5 ms +2\.5 ms +12\.0 ms$/);
+  assert.match(wide[1] ?? '', /^fdpass restarts +10 of 10 +5,200 +0 +0 +0 +96 +2\.5 ms +2\.5 ms +12\.0 ms$/);
   assert.deepEqual(narrow, ['                 lost: new  keep-alive', 'fdpass restarts          0           0']);
 });
 

@@ -55,7 +55,7 @@ test('http.mjs: SIGUSR2 to the newest restarts, again and again; nothing is lost
   await server.stop();
 });
 
-test('http.mjs: an old generation answers what has begun, and is gone then', async (t) => {
+test('http.mjs: an old generation answers what has begun, and is gone then; the connection goes on in the new one', async (t) => {
   const server = await startServer(t, HTTP);
   using begun = await halfRequest(server);
 
@@ -64,7 +64,8 @@ test('http.mjs: an old generation answers what has begun, and is gone then', asy
   const { headers, body } = await begun.write(REST).reply();
 
   assert.equal(body, `${server.pid}\n`);
-  assert.equal(headers.get('connection'), 'close');
+  assert.notEqual(headers.get('connection'), 'close');
+  assert.equal((await begun.request()).body, `${server.newest}\n`);
   await server.gone(server.pid, 5_000); // a second or two, on a machine that has nothing else to do
   assert.deepEqual(await server.exited, { code: 0, signal: null });
 });
