@@ -1,8 +1,9 @@
 /**
  * npm run bench: measures, prints a table and writes the same as JSON. Nothing is asserted: the table says what is wanted and what was met.
  *
- *     npm run bench                         everything, about two minutes; best on a machine that does nothing else
- *     npm run bench -- spawn throughput     these alone: spawn, restart, throughput, load, footprint
+ *     npm run bench                         everything, about six minutes; best on a machine that does nothing else
+ *     npm run bench -- spawn throughput     these alone: spawn, restart, throughput, load, footprint, channel, memory,
+ *                                           takeover, moving, reconnects
  *     npm run bench -- --json FILE          where the JSON goes, build/bench.json
  *     npm run bench -- --quick              few samples: whether it runs, not what it says
  *
@@ -14,14 +15,28 @@ import path from 'node:path';
 import { parseArgs } from 'node:util';
 
 import type { Scope } from '../test/support/fixture.js';
+import { channel, memory } from './channel.js';
 import { footprint } from './footprint.js';
 import { load } from './load.js';
 import { type Figure, formatTable, isMet, root, type Row } from './measure.js';
+import { moving } from './moving.js';
+import { reconnects } from './reconnects.js';
 import { restart } from './restart.js';
 import { spawn } from './spawn.js';
+import { takeover } from './takeover.js';
 import { throughput } from './throughput.js';
 
-const FIGURES = { spawn, restart, throughput, load, footprint } satisfies Record<string, Figure>;
+const CHANNELS = { channel, memory, takeover };
+const FIGURES: Record<string, Figure> = {
+  spawn,
+  restart,
+  throughput,
+  load,
+  footprint,
+  ...CHANNELS,
+  moving,
+  reconnects,
+};
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -55,7 +70,7 @@ async function measure(group: string): Promise<void> {
   const began = performance.now();
   const before = machineLoad();
   try {
-    const figure = new Map<string, Figure>(Object.entries(FIGURES)).get(group);
+    const figure = new Map(Object.entries(FIGURES)).get(group);
     if (figure === undefined) throw new Error(`there is no such figure: ${Object.keys(FIGURES).join(', ')}`);
     for (const row of await figure({ quick, scope })) {
       rows.push({ group, ...row, met: isMet(row) ?? null, machineLoad: before });

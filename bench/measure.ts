@@ -18,7 +18,7 @@ export type Figure = (options: { quick: boolean; scope: Scope }) => Promise<Row[
 export interface Row {
   /** What was measured. */
   figure: string;
-  unit: 'ms' | 'us' | 'MiB' | 'requests/s' | '';
+  unit: 's' | 'ms' | 'us' | 'MiB' | 'requests/s' | 'per s' | '';
   /** What fdpass takes, a median as a rule; and what it is held against, which `against` names. */
   fdpass: number;
   other?: number;

@@ -101,7 +101,7 @@ async function pidAt(port: number): Promise<number | undefined> {
 }
 
 /** A port that nobody has now: the client of a plain start must know it before the program says it. */
-async function freePort(): Promise<number> {
+export async function freePort(): Promise<number> {
   const server = net.createServer().listen({ port: 0, host: '127.0.0.1' });
   await once(server, 'listening');
   const { port } = server.address() as net.AddressInfo;
