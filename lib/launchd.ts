@@ -1,24 +1,34 @@
 /**
- * launchd, the supervisor of macOS, which gives its sockets by a call and not by variables: launch_activate_socket.
- * Says ENOTSUP so far, everywhere: the call is not in the addon. `inetdCompatibility` with `Wait` works without it: `convention: 'stdin'`.
- * Source: launch(3), launchd.plist(5).
+ * launchd, the supervisor of macOS, which gives its sockets by a call and not by variables. Elsewhere ENOTSUP.
+ * Owns what the call gives until each is a Listener. Source: launch(3), launchd.plist(5).
  */
-import { constants } from 'node:os';
-
-import type { Listener } from './listener.js';
+import { describeListener, inherited, type Listener } from './listener.js';
+import { checkName } from './names.js';
+import { native } from './native.js';
+import * as raw from './raw.js';
 
 /**
- * Takes the listeners of a name in the `Sockets` of the plist: one for IPv4 and one for IPv6, say.
+ * Takes the listeners of a name in the `Sockets` of the plist: one for IPv4 and one for IPv6, say. launchd gives each name once.
+ * A job with `inetdCompatibility` has its socket at 0 instead: `inheritListener({ convention: 'stdin' })`.
  *
- * @throws `ENOTSUP`, always: there is no launchd here, or no way to it.
+ * @param name - The key in `Sockets`, which the Listeners are called by too.
+ * @throws `ENOTSUP`: there is no launchd on this system. `ENOENT`: the plist has no such name. `ESRCH`: launchd did not start this process.
+ * `EALREADY`: they were taken before. {@link FdpassError} `ERR_FDPASS_NAMES`; `ERR_FDPASS_TYPE`: one of them does not listen; all are closed.
  * @see launch(3), launchd.plist(5)
  */
-export function takeFromLaunchd(name: string): Promise<Listener[]> {
-  const where =
-    process.platform === 'darwin'
-      ? `set inetdCompatibility with Wait in the plist, and take the socket with inheritListener({ convention: 'stdin' })`
-      : 'there is no launchd on this system';
-  const error = new Error(`ENOTSUP: operation not supported, launch_activate_socket ("${name}"): ${where}`);
-  const errno = -constants.errno.ENOTSUP;
-  return Promise.reject(Object.assign(error, { code: 'ENOTSUP', errno, syscall: 'launch_activate_socket' }));
+export function takeFromLaunchd(name: string): Listener[] {
+  checkName(name);
+  const fds = native.launchActivateSocket(name);
+  const taken: Listener[] = [];
+  try {
+    for (let fd = fds[0]; fd !== undefined; fd = fds[0]) {
+      taken.push(inherited(fd, { name, origin: 'supervisor', ...describeListener(fd) }));
+      fds.shift();
+    }
+    return taken;
+  } catch (error) {
+    for (const listener of taken) listener.close();
+    for (const fd of fds) raw.close(fd);
+    throw error;
+  }
 }

@@ -151,6 +151,7 @@ export interface NativeBinding {
   reap(pid: number, descriptor?: number): NativeExit | undefined;
   hasEnded(pid: number, descriptor?: number): boolean;
   watchExit(pid: number): number;
+  launchActivateSocket(name: string): number[];
 }
 
 /** What node-gyp-build is: a function from a package root to what its binary exports, and to that binary's path. */

@@ -15,6 +15,7 @@ Napi::Object Initialize(Napi::Env env, Napi::Object exports) {
   ExportPoll(env, exports);
   ExportPidfd(env, exports);
   ExportSpawn(env, exports);
+  ExportLaunchd(env, exports);
   return exports;
 }
 

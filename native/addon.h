@@ -17,6 +17,7 @@ void ExportTransfer(Napi::Env env, Napi::Object exports);
 void ExportPoll(Napi::Env env, Napi::Object exports);
 void ExportPidfd(Napi::Env env, Napi::Object exports);
 void ExportSpawn(Napi::Env env, Napi::Object exports);
+void ExportLaunchd(Napi::Env env, Napi::Object exports);
 
 // What one environment holds; ends with it, after every cleanup hook has run. A concern that needs state keeps a struct
 // of its own in its own slot; only its own file knows what is in there.
