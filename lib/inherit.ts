@@ -450,18 +450,19 @@ function takeByNumber(fd: number, items: readonly Item[], { name = UNNAMED, type
 async function fits(items: readonly Item[], wish: InheritOptions, wanted: Wanted): Promise<Item[]> {
   const addresses = wanted.kind === 'anything' ? undefined : await candidates(wanted);
   const type = wish.type ?? (addresses === undefined ? undefined : 'stream');
-  const ofType = items.filter((item) => type === undefined || item.type === type);
+  const isOfType = (item: Item): boolean => type === undefined || item.type === type;
   const here = (item: Item): boolean => addresses?.some((address) => agrees(address, item.address)) ?? true;
   const { name } = wish;
-  if (name === undefined) return ofType.filter(here);
+  if (name === undefined) return items.filter((item) => isOfType(item) && here(item));
 
   const isOwned = (item: Item): boolean => item.origin !== 'predecessor';
-  const called = ofType.filter((item) => isCalled(item, name) && (isOwned(item) || here(item)));
+  // The name first: it is compared soonest, and thousands may be claimed one by one.
+  const called = items.filter((item) => isCalled(item, name) && isOfType(item) && (isOwned(item) || here(item)));
   if (called.length > 0) return called;
-  const nameless = ofType.filter((item) => !item.named && here(item));
+  const nameless = items.filter((item) => !item.named && isOfType(item) && here(item));
   if (nameless.length > 0 || addresses === undefined) return nameless;
   // The supervisor holds that very address under another name: to bind it afresh could only fail.
-  return ofType.filter((item) => isOwned(item) && exactly(item, addresses));
+  return items.filter((item) => isOfType(item) && isOwned(item) && exactly(item, addresses));
 }
 
 function isCalled(item: Item, name: string): boolean {

@@ -201,7 +201,7 @@ export class Listener implements Disposable {
     this.#close();
     if (own === undefined) return;
     const now = fs.lstatSync(own.path, { bigint: true, throwIfNoEntry: false });
-    if (now?.dev === own.device && now.ino === own.inode) fs.unlinkSync(own.path);
+    if (now?.dev === own.device && now.ino === own.inode) unlinkOwn(own.path);
   }
 
   [Symbol.dispose](): void {
@@ -230,6 +230,16 @@ export class Listener implements Disposable {
     if (this.#fd >= 0) return;
     const message = `Cannot ${what}: the listener "${this.name}" (${formatAddress(this.address)}) was closed`;
     throw new FdpassError('ERR_FDPASS_CLOSED', message);
+  }
+}
+
+/** The directory can be another user's, who bound it generations ago: then the dead socket stays, and the next server takes it over. */
+function unlinkOwn(path: string): void {
+  try {
+    fs.unlinkSync(path);
+  } catch (error) {
+    if (!hasCode(error, 'EACCES', 'EPERM')) throw error;
+    process.emitWarning(`The socket ${path} could not be removed: ${String(error)}`, { code: 'FDPASS_PATH' });
   }
 }
 

@@ -20,7 +20,7 @@ export type FdpassEvent =
   | { event: 'refused'; path: string; why: string; uid: number | undefined; peer: number | undefined }
   /**
    * One connection: `moved` to the successor; `adopted` from the predecessor; `returned`: it was sent, and came back; `stays`: it
-   * cannot move. `reason`: why it does not move. `way`: what it speaks, `http1` or the name of its hooks.
+   * cannot move. `reason`: why it does not move. `way`: what it speaks, or the name of its hooks.
    */
   | {
       event: 'connection';

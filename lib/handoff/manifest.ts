@@ -70,6 +70,9 @@ export function checkOffer(options: {
 /** Whether it can travel. */
 export function checkState(state: unknown): void {
   if (state === undefined || state instanceof Uint8Array) return;
+  if (typeof state === 'object' && state !== null && 'then' in state && typeof state.then === 'function') {
+    refuse('state', 'JSON or bytes, and not a promise of them: wait for it first', 'a promise');
+  }
   let json: unknown; // undefined for a function, whatever the compiler says
   try {
     json = JSON.stringify(state);

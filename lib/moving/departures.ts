@@ -159,7 +159,7 @@ export class Departures implements Source, Disposable {
     this.forget(connection);
     const { socket } = connection;
     const way = hooksFor(this.#server, socket, connection.upgraded || connection.protocol === 'raw');
-    this.#tell('stays', connection.socket, way?.name, reason);
+    this.#tell('stays', socket, way?.name ?? (connection.upgraded ? 'upgraded' : connection.protocol), reason);
     this.#host.stays(connection, reason);
     if (!socket.destroyed) attempt(`stay() of the hooks "${way?.name ?? ''}"`, () => way?.hooks.stay?.(socket, reason));
   }
