@@ -15,7 +15,7 @@ import { type Scope, startProcess, startServer, temporaryDirectory } from './sup
 
 const root = path.resolve(import.meta.dirname, '../..');
 const require = createRequire(path.join(root, 'package.json'));
-const documents = ['.', 'docs', 'examples', 'prebuilds'].flatMap((folder) =>
+const documents = ['.', 'docs', 'docs/supervisors', 'examples', 'prebuilds'].flatMap((folder) =>
   fs
     .readdirSync(path.join(root, folder))
     .filter((name) => name.endsWith('.md'))
@@ -26,14 +26,17 @@ const documents = ['.', 'docs', 'examples', 'prebuilds'].flatMap((folder) =>
 interface Block {
   where: string;
   language: string;
+  /** The file that it shows, as in ```js examples/http.mjs: '' where it is its own. */
+  file: string;
   text: string;
 }
 
 const blocks = documents.flatMap((document): Block[] =>
-  [...read(document).matchAll(/^```(\w*)\n([\s\S]*?)^```$/gm)].map(({ 1: language = '', 2: text = '', index }) => ({
-    where: `${document}:${read(document).slice(0, index).split('\n').length}`,
-    language,
-    text,
+  [...read(document).matchAll(/^```(\w*)(?: (\S+))?\n([\s\S]*?)^```$/gm)].map((match) => ({
+    where: `${document}:${read(document).slice(0, match.index).split('\n').length}`,
+    language: match[1] ?? '',
+    file: match[2] ?? '',
+    text: match[3] ?? '',
   })),
 );
 const programs = blocks.filter(({ language }) => ['js', 'mjs', 'javascript', 'ts', 'typescript'].includes(language));
@@ -45,9 +48,11 @@ function read(file: string): string {
 // ---- Programs ------------------------------------------------------------------------------------------------------------
 
 const first = programs.find(({ where }) => where.startsWith('README.md'));
-const servers = programs.filter((program) => isHere(program) && program.text.includes('`listening on'));
+const servers = programs.filter(
+  (program) => program.file === '' && isHere(program) && program.text.includes('`listening on'),
+);
 
-/** Whether everything that the program imports is installed: koa and ws are not, and are looked at by eye alone. */
+/** Whether everything that the program imports is installed: koa is not, and is looked at by eye alone. */
 function isHere({ text }: Block): boolean {
   const names = [...text.matchAll(/from '([^'.]+)'/g)].map(({ 1: name = '' }) => name);
   return names.every((name) => {
@@ -62,7 +67,7 @@ function writeProgram(t: Scope, { text }: Block): string {
   const directory = temporaryDirectory(t);
   fs.mkdirSync(path.join(directory, 'node_modules'));
   fs.symlinkSync(root, path.join(directory, 'node_modules/fdpass'));
-  for (const name of ['express', 'fastify']) {
+  for (const name of ['express', 'fastify', 'ws']) {
     fs.symlinkSync(path.join(root, 'node_modules', name), path.join(directory, 'node_modules', name));
   }
   for (const name of ['key.pem', 'certificate.pem']) {
@@ -107,7 +112,9 @@ describe('the programs of the documents', { concurrency: 2 }, () => {
     });
   }
 
-  const short = programs.filter(({ text }) => !text.includes('ready()') && !text.includes('.listen('));
+  const short = programs.filter(
+    ({ file, text }) => file === '' && !text.includes('ready()') && !text.includes('.listen('),
+  );
   for (const program of short) {
     test(`${program.where} runs to its end`, async (t) => {
       const file = writeProgram(t, program);
@@ -120,7 +127,7 @@ describe('the programs of the documents', { concurrency: 2 }, () => {
 
 // ---- Types and doc comments ----------------------------------------------------------------------------------------------
 
-const sources = ['lib/index.ts', 'lib/raw.ts'].map((file) => path.join(root, file));
+const sources = ['lib/index.ts', 'lib/raw.ts', 'lib/ws.ts'].map((file) => path.join(root, file));
 const virtual = new Map(
   programs.map(({ language, text }, index) => {
     const extension = language.startsWith('t') ? 'mts' : 'mjs';
@@ -158,7 +165,7 @@ for (const [index, [file]] of [...virtual].entries()) {
   const program = programs[index];
   test(`${program?.where ?? ''} type-checks`, () => {
     const source = compiled.getSourceFile(file);
-    const NOT_INSTALLED = new Set([2307, 7016]); // koa and ws
+    const NOT_INSTALLED = new Set([2307, 7016]); // koa
     const found = [...compiled.getSyntacticDiagnostics(source), ...compiled.getSemanticDiagnostics(source)]
       .filter(({ code }) => !NOT_INSTALLED.has(code))
       .map(({ messageText }) => ts.flattenDiagnosticMessageText(messageText, '\n'));
@@ -312,11 +319,53 @@ test('every document that a comment points to is there', () => {
       .map((name) => path.join(folder, name)),
   );
   const dangling = files.flatMap((file) =>
-    [...read(file).matchAll(/\bdocs\/[\w-]+\.md/g)]
+    [...read(file).matchAll(/\bdocs\/[\w/-]+\.md/g)]
       .map(([document]) => document)
       .filter((document) => !fs.existsSync(path.join(root, document)))
       .map((document) => `${file}: ${document}`),
   );
 
   assert.deepEqual(dangling, []);
+});
+
+// ---- Files that pages show -------------------------------------------------------------------------------------------------
+
+const SHOWN = ['examples/supervisors', 'examples/fleet'];
+
+for (const { where, file, text } of blocks.filter((block) => block.file !== '')) {
+  test(`${where} shows ${file} as it is`, () => {
+    assert.equal(text, read(file));
+  });
+}
+
+test('every file of the pages for supervisors and of the fleet is shown by one, and is what a test with the real program runs', () => {
+  const files = SHOWN.flatMap((folder) =>
+    fs
+      .readdirSync(path.join(root, folder), { recursive: true, encoding: 'utf8' })
+      .map((name) => path.join(folder, name))
+      .filter((name) => fs.statSync(path.join(root, name)).isFile()),
+  );
+  const folder = path.join(root, 'test/interop');
+  const tests = fs.readdirSync(folder).filter((name) => name.endsWith('.test.ts'));
+  const text = tests.map((name) => fs.readFileSync(path.join(folder, name), 'utf8')).join('');
+  const isRun = (file: string): boolean => {
+    const [, , ...rest] = file.split('/');
+    const named = [
+      rest.join('/'),
+      file.slice('examples/'.length),
+      rest.join('/').replace(/^s6\/(fdholder|web)\//, 's6/${name}/'),
+    ];
+    return named.some((name) => text.includes(`'${name}'`) || text.includes(`\`${name}\``));
+  };
+
+  assert.deepEqual(
+    files.filter((file) => !blocks.some((block) => block.file === file)),
+    [],
+    'no page shows it',
+  );
+  assert.deepEqual(
+    files.filter((file) => !isRun(file) && !file.endsWith('.yaml')),
+    [],
+    'no test runs it',
+  );
 });

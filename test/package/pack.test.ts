@@ -54,7 +54,7 @@ after(() => {
 test('the package holds what it needs and nothing else', () => {
   const allowed = [
     /^(package\.json|README\.md|CHANGELOG\.md|LICENSE|binding\.gyp|exports\.map|scripts\/native\.mjs)$/,
-    /^docs\/[\w-]+\.(md|svg)$/,
+    /^docs\/[\w/-]+\.(md|svg)$/,
     /^native\/\w+\.(cc|h)$/,
     /^lib\/[\w/-]+\.ts$/,
     /^dist\/lib\/[\w/-]+\.d\.ts$/,

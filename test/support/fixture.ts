@@ -295,7 +295,8 @@ export class Family {
   #remember(pid: number): void {
     const entry = readProcess(pid);
     if (!entry) return;
-    if (isAncestor(pid)) throw new Error(`pid ${pid} (${entry.command}) has started this test: it is not of the family`);
+    if (isAncestor(pid))
+      throw new Error(`pid ${pid} (${entry.command}) has started this test: it is not of the family`);
     this.#known.set(pid, entry);
   }
 

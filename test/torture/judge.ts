@@ -1,7 +1,7 @@
 /**
  * What was seen in a history, and whether the rules allow it. Pure: requests, lines of the fixtures' log and the tester's own acts in,
- * sentences out. The rule: a request may be lost if the process that had accepted it was killed, and in no other case while anybody holds
- * the listeners.
+ * sentences out. The rule: a request may be lost if the process that had accepted it, or to which its connection had moved, was killed, and
+ * in no other case while anybody holds the listeners.
  */
 import { HANGS, type History, type ListenerName, type Plan } from './history.js';
 
@@ -202,19 +202,25 @@ export function judge(
         violations.push(`${describeRequest(request)}: nobody accepted it for ${Math.round(waited)} ms`);
       continue;
     }
-    const problem = accepted === undefined ? lostByNobody(request) : lostBy(request, accepted.pid);
+    const holder = accepted && (holderOf(request, accepts) ?? accepted);
+    const problem = holder === undefined ? lostByNobody(request) : lostBy(request, holder);
     if (problem === undefined) excused++;
     else violations.push(`${describeRequest(request)}: ${problem}`);
   }
   return { violations, excused };
 
-  function lostBy({ endedAt = Infinity, kind, outcome }: Request, pid: number): string | undefined {
+  function lostBy({ endedAt = Infinity, kind, outcome }: Request, { pid }: Event): string | undefined {
     const life = lives.get(pid);
     if (life === undefined) return `pid ${pid} had accepted it, of which nothing else is known`;
     if (outcome === undefined && kind !== 'datagram')
       return `pid ${pid} (${life.cause}) had accepted it, and its client still waits`;
     const died = life.cause === 'killed' || life.cause === 'planned' || (life.cause === 'vanished' && life.endedFrozen);
     if (died && endedAt >= life.endedAt) return undefined;
+    // It was on its way to a successor, which had taken it, and died before its server saw it.
+    const successor = events.find((event) => event.name === 'handedOver' && event.pid === pid)?.detail;
+    const movedTo = lives.get(Number(successor));
+    const wasKilled = movedTo?.cause === 'killed' || movedTo?.cause === 'planned';
+    if (wasKilled && endedAt >= movedTo.endedAt && endedAt <= movedTo.endedAt + KILL_ECHO) return undefined;
     return `pid ${pid} had accepted it, and ${life.cause === 'alive' ? 'lives' : `${life.cause} at ${life.endedAt.toFixed(1)}`}`;
   }
 
@@ -289,6 +295,15 @@ function acceptOf(
   if (peer === '') return undefined;
   const detail = `${listener} ${peer}`;
   return accepts.find((event) => event.detail === detail && event.at >= openedAt && event.at <= endedAt + ACCEPT_LIMIT);
+}
+
+/** The line of the process that had the connection last: those to which it moved have logged it as well. */
+function holderOf(
+  { listener, peer, openedAt, endedAt = Infinity }: Request,
+  accepts: readonly Event[],
+): Event | undefined {
+  const detail = `${listener} ${peer}`;
+  return accepts.findLast((event) => event.detail === detail && event.at >= openedAt && event.at <= endedAt);
 }
 
 function overlap(spans: readonly (readonly [number, number])[], from: number, to: number): number {
