@@ -5,7 +5,7 @@ import { once } from 'node:events';
 import os from 'node:os';
 import path from 'node:path';
 import { test, type TestContext } from 'node:test';
-import { isDeepStrictEqual, promisify } from 'node:util';
+import { promisify } from 'node:util';
 import { Worker } from 'node:worker_threads';
 
 import { type Child, spawn, spawnBy } from '../../lib/spawn.js';
@@ -25,6 +25,15 @@ function started(t: TestContext, child: Child): Child {
 async function settled(): Promise<string[]> {
   await new Promise((resolve) => setImmediate(resolve));
   return auditDescriptors();
+}
+
+/** Nothing is open that was not: what a thread of an earlier test was about to close may be gone by now. */
+async function assertNothingNew(before: readonly string[]): Promise<void> {
+  const now = await settled();
+  assert.deepEqual(
+    now.filter((line) => !before.includes(line)),
+    [],
+  );
 }
 
 /** For what has no event here; the runner's timeout ends it. */
@@ -51,7 +60,7 @@ for (const [way, fallback] of WAYS) {
       assert.deepEqual(await status(`kill -${os.constants.signals[signal]} $$; sleep 100`), [null, signal]);
     }
     assert.deepEqual(await status('kill -40 $$; sleep 100'), [null, 'SIG40']);
-    assert.deepEqual(await settled(), before);
+    await assertNothingNew(before);
     assert.deepEqual(zombiesOf(process.pid), []);
   });
 }
@@ -132,7 +141,7 @@ for (const [way, fallback] of AFTERWARDS) {
     for (const [index, status] of endedOfNode.entries()) {
       assert.deepEqual(status, index % 2 === 0 ? [null, 'SIGUSR2'] : [index * 4, null]);
     }
-    assert.deepEqual(await settled(), before);
+    await assertNothingNew(before);
     assert.deepEqual(zombiesOf(process.pid), []);
   });
 
@@ -186,7 +195,7 @@ for (const [way, fallback] of AFTERWARDS) {
       assert.equal(isAlive(child), true);
       process.kill(pid, 'SIGTERM');
       await until(() => readProcess(pid) === undefined); // reaped, by a thread that the addon left behind
-      await until(() => isDeepStrictEqual(auditDescriptors(), before)); // another one closes its end of a pipe
+      await until(() => auditDescriptors().every((line) => before.includes(line))); // another one closes its end of a pipe
     });
   }
 }
@@ -216,7 +225,7 @@ test('watchExit of raw tells once, and can be closed', async () => {
   while (readProcess(other.pid)?.state !== 'Z') await settled();
   assert.deepEqual(raw.reap(other.pid, other.pidfd), { exitCode: 8, signal: null });
   assert.throws(() => raw.reap(other.pid), { code: 'ECHILD' });
-  await until(() => isDeepStrictEqual(auditDescriptors(), before)); // the thread behind it closes its end of the pipe
+  await until(() => auditDescriptors().every((line) => before.includes(line))); // the thread behind it closes its end of the pipe
 });
 
 test('a process that ends with children of every state ends as it should', async () => {
