@@ -60,7 +60,13 @@ export function startPair(scope: Scope, way: Way): Pair | string {
       return new Pair(scope, [process.execPath, NODE, 'handle'], 1);
     case 'fdpass':
     case 'fdpass/raw':
-      return new Pair(scope, [process.execPath, NODE, way === 'fdpass' ? 'channel' : 'raw']);
+      // V8 doubles its young generation some time in the first minutes: with all of it from the start, what grows is a leak.
+      return new Pair(scope, [
+        process.execPath,
+        '--min-semi-space-size=16',
+        NODE,
+        way === 'fdpass' ? 'channel' : 'raw',
+      ]);
   }
 }
 

@@ -18,7 +18,7 @@ import { Places, type Place, readPlace } from './places.js';
 import { NEW_RECEIVER, receiver, type ReceiverEffect, type ReceiverEvent, type ReceiverState } from './rules.js';
 
 /** How long a turn of the loop adopts, ms. What else this process does waits so long. */
-const BUDGET = 8;
+const BUDGET = 2;
 /** How long to wait where the kernel has no room for an answer, ms: nothing tells when it has. */
 const RETRY = 5;
 
