@@ -31,9 +31,12 @@ async function serve() {
   );
 }
 
-function report({ type, successor, error }) {
+function report({ type, successor, error, report: connections }) {
   if (type === 'handedOver') console.log(`${process.pid} has handed over to ${successor.pid}`);
-  if (type === 'drained') console.log(`${process.pid} is drained, and leaves`);
+  if (type === 'drained') {
+    console.log(`${process.pid} is drained, and leaves`);
+    console.log(`${process.pid}: its connections ${JSON.stringify(connections)}`); // moved, finished, announced, ...
+  }
   if (type === 'failed') console.log(`${process.pid} goes on: ${error.message}`);
 }
 

@@ -604,7 +604,8 @@ describe('the old one fails, and the newcomer takes its place', { concurrency: 4
 
       assert.deepEqual(await offering.server.exited, { code: 0, signal: null });
       const { code } = await young.exited;
-      assert.equal(code === 0, phase === 'probation', young.sofar()); // that one finishes what it had accepted
+      // One that accepts finishes what it has, and leaves with 0. COMMIT may be heard before the ABORT behind it, or be void.
+      if (phase !== 'committing') assert.equal(code === 0, phase === 'probation', young.sofar());
       await young.waitFor(/ERR_FDPASS_ABORTED/, { from: 0 });
     });
   }
