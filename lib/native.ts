@@ -16,6 +16,13 @@ export type NativeAddress =
   | { family: 'IPv6'; address: string; port: number; scopeId?: number }
   | { family: 'unix'; path: string };
 
+/** An address of vsock(7), which is written and never read. */
+export interface NativeVsockAddress {
+  family: 'vsock';
+  cid: number;
+  port: number;
+}
+
 /** Credentials of a process: `pid` 0 where it cannot be known. */
 export interface NativeCredentials {
   pid: number;
@@ -32,7 +39,7 @@ export interface NativeDescription {
   closeOnExec: boolean;
   nonBlocking: boolean;
   socket?: {
-    domain: 'IPv4' | 'IPv6' | 'unix' | 'other';
+    domain: 'IPv4' | 'IPv6' | 'unix' | 'vsock' | 'other';
     type: 'stream' | 'dgram' | 'seqpacket' | 'other';
     protocol: number;
     listening: boolean;
@@ -63,7 +70,7 @@ export type NativeMessage =
 
 /** The watch of the addon: a handle in the event loop. raw.ts wraps it. */
 export interface NativeWatch {
-  update(events: { readable?: boolean; writable?: boolean }): void;
+  update(events: { readable?: boolean; writable?: boolean; hangUp?: boolean }): void;
   ref(): void;
   unref(): void;
   close(): void;
@@ -114,9 +121,10 @@ export interface NativeBinding {
 
   socket(domain: string, type: string, protocol: number): number;
   socketPair(type: string): [number, number];
-  bind(fd: number, address: NativeAddress): void;
+  bind(fd: number, address: NativeAddress | NativeVsockAddress): void;
   listen(fd: number, backlog: number): void;
-  connect(fd: number, address: NativeAddress): boolean;
+  connect(fd: number, address: NativeAddress | NativeVsockAddress): boolean;
+  shutdown(fd: number, how: string): void;
   localAddress(fd: number): NativeAddress;
   peerAddress(fd: number): NativeAddress;
   accept(fd: number): number | undefined;

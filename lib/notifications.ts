@@ -36,7 +36,7 @@ export interface NotificationsOptions {
    * Default `'user'`.
    */
   allow?: 'user' | 'all' | ((sender: raw.Credentials) => boolean) | undefined;
-  /** How many descriptors are kept for children at most: FileDescriptorStoreMax=. Default 128. */
+  /** How many descriptors are kept for children at most: FileDescriptorStoreMax=. Each that is not stored with FDPOLL=0 takes two. Default 128. */
   storeMax?: number | undefined;
   /** Called with the reason, in words, when a message or a descriptor is dropped. */
   onDropped?: ((reason: string, sender: raw.Credentials | undefined) => void) | undefined;
@@ -96,6 +96,8 @@ export interface StoredDescriptor {
 
 interface Kept extends StoredDescriptor {
   readonly descriptor: Descriptor;
+  /** Gives the descriptor away: it is watched no more. */
+  release(): Descriptor;
 }
 
 interface Waiter {
@@ -108,7 +110,7 @@ interface Waiter {
  *
  * Messages are read with {@link Notifications.receive} or `for await`; a loop that is left does not close it. Descriptors that a child stores
  * (FDSTORE=1) are kept under their names. A BARRIER=1 is answered when all that came before it was handed out and the next was asked
- * for: somebody must read on. Not looked at: FDPOLL, what is stored stays though it hangs up.
+ * for: somebody must read on. What hangs up is dropped, unless it was stored with FDPOLL=0; on macOS it stays.
  *
  * @example
  *   using notifications = new Notifications();
@@ -240,7 +242,7 @@ export class Notifications implements AsyncIterable<Notification>, Disposable, A
   take(name: string): Descriptor[] {
     const taken = this.#kept.filter((kept) => kept.name === name);
     this.#kept = this.#kept.filter((kept) => kept.name !== name);
-    return taken.map(({ descriptor }) => descriptor).reverse();
+    return taken.map((kept) => kept.release()).reverse();
   }
 
   /** Closes the socket, removes its path, closes what is stored and not taken. Whoever waits gets undefined. Idempotent. */
@@ -254,7 +256,7 @@ export class Notifications implements AsyncIterable<Notification>, Disposable, A
     raw.close(fd);
     this.#removeFile();
     this.#current?.close();
-    for (const { descriptor } of this.#kept.splice(0)) descriptor.close();
+    for (const kept of this.#kept.splice(0)) kept.release().close();
     for (const waiter of this.#waiters.splice(0)) waiter.resolve(undefined);
   }
 
@@ -372,7 +374,7 @@ export class Notifications implements AsyncIterable<Notification>, Disposable, A
     return new Notification(reading, sender, left);
   }
 
-  #store({ fields }: Reading, descriptors: readonly Descriptor[], sender: raw.Credentials): void {
+  #store({ fields, lines }: Reading, descriptors: readonly Descriptor[], sender: raw.Credentials): void {
     const given = fields['FDNAME'];
     const name = given !== undefined && isValidName(given) ? given : STORED;
     for (const descriptor of descriptors) {
@@ -383,7 +385,14 @@ export class Notifications implements AsyncIterable<Notification>, Disposable, A
         this.#tell(`no room for another descriptor, "${name}": ${this.#storeMax} are stored`, sender);
         descriptor.close();
       } else {
-        this.#kept.unshift(new Stored(name, descriptor));
+        const kept = new Stored(name, descriptor);
+        this.#kept.unshift(kept);
+        if (lines.includes('FDPOLL=0') || !isLinux) continue;
+        kept.onHangUp(() => {
+          this.#kept = this.#kept.filter((each) => each !== kept);
+          kept.release().close();
+          this.#tell(`what was stored as "${name}" has hung up`, sender);
+        });
       }
     }
   }
@@ -408,6 +417,7 @@ export class Notifications implements AsyncIterable<Notification>, Disposable, A
 class Stored implements Kept {
   readonly name: string;
   readonly descriptor: Descriptor;
+  #watch: raw.Watch | undefined;
 
   constructor(name: string, descriptor: Descriptor) {
     this.name = name;
@@ -416,6 +426,21 @@ class Stored implements Kept {
 
   get fd(): number {
     return this.descriptor.fd;
+  }
+
+  release(): Descriptor {
+    this.#watch?.close();
+    return this.descriptor;
+  }
+
+  /** As systemd's manager watches it: for POLLHUP and POLLERR alone. Keeps no process alive. */
+  onHangUp(callback: () => void): void {
+    try {
+      this.#watch = raw.watch(this.descriptor.fd, { hangUp: true }, callback);
+      this.#watch.unref();
+    } catch {
+      // EPERM: a file, which cannot hang up. EMFILE, ENOMEM: what is kept and not watched is better than what is lost
+    }
   }
 }
 

@@ -75,8 +75,9 @@ export interface Watchdog {
  * not accepted: the manager does not answer, and drops what it takes to be wrong; only {@link Notify.barrier} is answered.
  *
  * Each rejects with a TypeError or RangeError (an argument), `ERR_FDPASS_THREAD`, and, which may be left alone as it ends no process,
- * where it was not sent: `EAGAIN` (no room within `timeout`), `EAFNOSUPPORT`, `EINVAL`, `E2BIG` (NOTIFY_SOCKET is no address), `ENOTSUP` (vsock),
- * `ENOENT`, `ECONNREFUSED`, ... of connect(2), `EMSGSIZE`, the reason of the signal.
+ * where it was not sent: `EAGAIN` (no room within `timeout`), `EAFNOSUPPORT`, `EINVAL`, `E2BIG` (NOTIFY_SOCKET is no address), `ENOENT`,
+ * `ECONNREFUSED`, ... of connect(2), `EMSGSIZE`, the reason of the signal. To a vsock (the manager on the host of a virtual machine) a message is
+ * a connection of its own, and has been read when the call resolves: `ETIMEDOUT`; descriptors cannot go there: `ENOTSUP`.
  */
 export interface Notify {
   /** Sends all of this in one message. */
@@ -109,7 +110,7 @@ export interface Notify {
   removeDescriptors(name: string, options?: NotifyOptions): Promise<boolean>;
   /**
    * Waits until the manager has processed what was sent before, `timeout` ms at most (5 000): `ETIMEDOUT`. Processed is not accepted: who
-   * is not allowed to send gets the same answer.
+   * is not allowed to send gets the same answer. `ENOTSUP`: by datagrams of vsock, which nothing answers.
    */
   barrier(options?: NotifyOptions): Promise<boolean>;
   /**

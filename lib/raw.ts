@@ -25,10 +25,18 @@ export type SocketAddress =
   | { family: 'IPv6'; address: string; port: number; scopeId?: number }
   | { family: 'unix'; path: string };
 
-/** The address family: AF_INET, AF_INET6, AF_UNIX. */
-export type SocketDomain = SocketAddress['family'];
+/** An address between a virtual machine and its host: numbers from 0 to 2^32-1. Linux. @see vsock(7) */
+export interface VsockAddress {
+  family: 'vsock';
+  /** Which machine: 2 is the host. */
+  cid: number;
+  port: number;
+}
 
-/** SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET (Unix sockets; not on macOS). */
+/** The address family: AF_INET, AF_INET6, AF_UNIX, AF_VSOCK (Linux). */
+export type SocketDomain = SocketAddress['family'] | 'vsock';
+
+/** SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET (Unix and vsock; not on macOS). */
 export type SocketType = 'stream' | 'dgram' | 'seqpacket';
 
 /** A process as the kernel vouches for it. `pid` is 0 where it cannot be known (another pid namespace, some macOS). */
@@ -87,7 +95,7 @@ export interface SocketDescription {
   protocol: number;
   /** listen(2) was called on it. */
   listening: boolean;
-  /** Absent where the family is none of the three. */
+  /** Absent where the family is none of {@link SocketAddress}. */
   localAddress?: SocketAddress;
   /** Absent where it is not connected. */
   peerAddress?: SocketAddress;
@@ -126,10 +134,18 @@ export interface Message {
   from?: SocketAddress;
 }
 
-/** What a {@link Watch} waits for. An absent one is false; both false: it rests. */
+/** What a {@link Watch} waits for. An absent one is false; all false: it rests. */
 export interface WatchInterest {
   readable?: boolean;
   writable?: boolean;
+  /**
+   * That the other end is gone for good, or an error came, and nothing else: data may lie there. Not together with the others, which tell
+   * of it anyway; a watch is made for it or not. It needs a descriptor of its own, sees a descriptor that is watched already, and leaves it
+   * as it is, blocking or not. Linux; elsewhere `ENOTSUP`.
+   *
+   * @see epoll_ctl(2), EPOLLHUP, EPOLLERR
+   */
+  hangUp?: boolean;
 }
 
 /** What a {@link Watch} tells. */
@@ -299,7 +315,7 @@ export function flock(fd: number, operation: 'exclusive' | 'shared' | 'unlock'):
  *
  * @param protocol - 0, the default, is the usual one of domain and type.
  * @returns The descriptor; the caller's to close.
- * @throws `EMFILE`, `ENFILE`, `EAFNOSUPPORT`: no IPv6 here; `EPROTONOSUPPORT`, `ESOCKTNOSUPPORT`: no such combination.
+ * @throws `EMFILE`, `ENFILE`, `EAFNOSUPPORT`: no IPv6 here; `EPROTONOSUPPORT`, `ESOCKTNOSUPPORT`, `ENODEV` (vsock): no such combination.
  * @see socket(2), SOCK_CLOEXEC | SOCK_NONBLOCK
  */
 export function socket(domain: SocketDomain, type: SocketType, protocol = 0): number {
@@ -324,7 +340,7 @@ export function socketPair(type: SocketType): [number, number] {
  * @throws `EADDRINUSE`, `EADDRNOTAVAIL`, `EACCES`, `EINVAL`: it is bound already; `ENOENT`: no such directory.
  * @see bind(2)
  */
-export function bind(fd: number, address: SocketAddress): void {
+export function bind(fd: number, address: SocketAddress | VsockAddress): void {
   native.bind(fd, address);
 }
 
@@ -349,8 +365,18 @@ export function listen(fd: number, backlog: number): void {
  * @throws `ECONNREFUSED`, `ENOENT`, `EACCES`, `ENETUNREACH`; `EAGAIN`: the queue of a Unix listener is full.
  * @see connect(2)
  */
-export function connect(fd: number, address: SocketAddress): boolean {
+export function connect(fd: number, address: SocketAddress | VsockAddress): boolean {
   return native.connect(fd, address);
+}
+
+/**
+ * Ends one direction of a connection, or both, for every dup in every process. Never of a listener: nobody who shares it accepts any more.
+ *
+ * @throws `ENOTCONN`, `ENOTSOCK`
+ * @see shutdown(2)
+ */
+export function shutdown(fd: number, how: 'read' | 'write' | 'both'): void {
+  native.shutdown(fd, how);
 }
 
 /**
@@ -540,8 +566,8 @@ export class Watch {
  *
  * The description becomes non-blocking, for all who share it.
  *
- * @param fd - A socket, a pipe, a pidfd, an epoll descriptor; not a file.
- * @throws `EEXIST`: it is watched already, here or by Node; `EPERM`: a file or directory; `EBADF`.
+ * @param fd - A socket, a pipe, a pidfd, an epoll descriptor; not a file. Close the watch before it.
+ * @throws `EEXIST`: it is watched already, here or by Node; `EPERM`: a file or directory; `EBADF`; for `hangUp` also `EMFILE`, `ENOTSUP`.
  * @see poll(2); uv_poll of libuv
  */
 export function watch(fd: number, events: WatchInterest, callback: (events: WatchEvents) => void): Watch {

@@ -65,6 +65,13 @@ void SetUnix(Address& address, Napi::Object object, const std::string& name) {
   address.length = static_cast<socklen_t>(kPathOffset + path.size() + (abstract ? 0 : 1));
 }
 
+void SetVsock(Address& address, Napi::Object object, const std::string& name) {
+  const auto cid = static_cast<uint32_t>(IntegerValue(object.Get("cid"), name + ".cid", 0, UINT32_MAX));
+  const auto port = static_cast<uint32_t>(IntegerValue(object.Get("port"), name + ".port", 0, UINT32_MAX));
+  if (platform::kVsock == -1) throw SystemError(object.Env(), ENOTSUP, "socket", "vsock: of Linux alone");
+  address.length = platform::VsockAddress(address.get(), cid, port);
+}
+
 // The name of a Unix socket as we write it: '' unnamed, '@name' abstract, else the path.
 std::string UnixPath(const Address& address) {
   if (address.length <= kPathOffset) return "";
@@ -105,8 +112,10 @@ Address AddressValue(Napi::Value value, const std::string& name) {
     SetInternet(address, object, name, family == "IPv6");
   } else if (family == "unix") {
     SetUnix(address, object, name);
+  } else if (family == "vsock") {
+    SetVsock(address, object, name);
   } else {
-    throw InvalidValue(familyValue, name + ".family", "must be one of: 'IPv4', 'IPv6', 'unix'");
+    throw InvalidValue(familyValue, name + ".family", "must be one of: 'IPv4', 'IPv6', 'unix', 'vsock'");
   }
   return address;
 }
@@ -147,6 +156,12 @@ std::string AddressText(const Address& address) {
     case AF_UNIX: {
       const std::string path = UnixPath(address);
       return path.empty() ? "unnamed" : path;
+    }
+    case platform::kVsock: {
+      uint32_t cid = 0;
+      uint32_t port = 0;
+      platform::ReadVsock(address.get(), &cid, &port);
+      return "vsock:" + std::to_string(cid) + ":" + std::to_string(port);
     }
     default:
       return "address family " + std::to_string(address.family());

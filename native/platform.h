@@ -23,6 +23,8 @@
 
 #if defined(__linux__)
 #include <linux/tcp.h>  // tcp_info: glibc's and musl's netinet/tcp.h are not the same
+#include <linux/vm_sockets.h>
+#include <sys/epoll.h>
 #include <sys/syscall.h>
 #elif defined(__APPLE__)
 #include <netinet/in.h>
@@ -62,6 +64,7 @@ inline constexpr unsigned kMemfdCloexec = 1;                  // MFD_CLOEXEC
 inline constexpr idtype_t kPidfd = static_cast<idtype_t>(3);  // P_PIDFD, Linux 5.4
 
 inline constexpr bool kHasAbstractNames = true;
+inline constexpr int kVsock = AF_VSOCK;  // vsock(7): between a virtual machine and its host; -1: not of this system
 inline constexpr int kSendFlags = MSG_NOSIGNAL | MSG_DONTWAIT;
 inline constexpr const char* kDescriptorDirectory = "/proc/self/fd";
 
@@ -104,6 +107,38 @@ inline int CompareFiles(int a, int b) {
 inline int MemoryFile(const char* name) { return static_cast<int>(syscall(kMemfdCreate, name, kMemfdCloexec)); }
 
 inline int PidfdOpen(pid_t pid) { return static_cast<int>(syscall(kPidfdOpen, pid, 0)); }  // close-on-exec by itself
+
+// A descriptor that is readable once `fd` has hung up or failed, and for no other reason. epoll_ctl(2): no events are
+// asked for, and EPOLLHUP and EPOLLERR are told unasked.
+inline int HangUpDescriptor(int fd) {
+  const int waiter = epoll_create1(EPOLL_CLOEXEC);
+  if (waiter == -1) return -1;
+  epoll_event event = {};
+  if (epoll_ctl(waiter, EPOLL_CTL_ADD, fd, &event) == 0) return waiter;
+  const int error = errno;
+  close(waiter);
+  errno = error;
+  return -1;
+}
+
+inline bool HasHungUp(int waiter) {
+  epoll_event event = {};
+  return epoll_wait(waiter, &event, 1, 0) == 1;
+}
+
+inline socklen_t VsockAddress(sockaddr* storage, uint32_t cid, uint32_t port) {
+  auto* address = reinterpret_cast<sockaddr_vm*>(storage);
+  address->svm_family = AF_VSOCK;
+  address->svm_cid = cid;
+  address->svm_port = port;
+  return sizeof(*address);
+}
+
+inline void ReadVsock(const sockaddr* storage, uint32_t* cid, uint32_t* port) {
+  const auto* address = reinterpret_cast<const sockaddr_vm*>(storage);
+  *cid = address->svm_cid;
+  *port = address->svm_port;
+}
 
 inline int PidfdSendSignal(int pidfd, int signal) {
   return static_cast<int>(syscall(kPidfdSendSignal, pidfd, signal, nullptr, 0));
@@ -156,6 +191,7 @@ inline ssize_t DescriptorTarget(int directory, const char* entry, char* target, 
 #elif defined(__APPLE__)
 
 inline constexpr bool kHasAbstractNames = false;
+inline constexpr int kVsock = -1;
 inline constexpr int kSendFlags = MSG_DONTWAIT;  // SIGPIPE: Node ignores it; see Socket below for the sockets we make
 inline constexpr const char* kDescriptorDirectory = "/dev/fd";
 
@@ -234,6 +270,10 @@ inline int DupTo(int fd, int target) {
 inline int CompareFiles(int, int) { return NotSupported(); }
 inline int MemoryFile(const char*) { return NotSupported(); }
 inline int PidfdOpen(pid_t) { return NotSupported(); }
+inline int HangUpDescriptor(int) { return NotSupported(); }
+inline bool HasHungUp(int) { return false; }
+inline socklen_t VsockAddress(sockaddr*, uint32_t, uint32_t) { return 0; }
+inline void ReadVsock(const sockaddr*, uint32_t*, uint32_t*) {}
 inline int PidfdSendSignal(int, int) { return NotSupported(); }
 inline int CloseRange(unsigned, unsigned, unsigned) { return NotSupported(); }
 

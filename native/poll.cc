@@ -4,6 +4,8 @@
 // until its close callback), the environment (a worker is terminated in the middle). The handle is the one that holds:
 // the callback of the user lives as long as it does, and each of the two has a pointer to the other that is cleared
 // when either goes. A watch that is not closed goes on though nobody holds its object, as a timer does.
+//
+// libuv cannot wait for a hang-up alone: such a watch polls a descriptor of its own that is readable for nothing else.
 #include <poll.h>
 #include <uv.h>
 
@@ -14,6 +16,8 @@
 #include "addon.h"
 #include "arguments.h"
 #include "errors.h"
+#include "hang_up.h"
+#include "unique_fd.h"
 
 namespace fdpass {
 
@@ -25,7 +29,8 @@ class Watch;
 struct Handle {
   uv_poll_t poll = {};
   Napi::Env env = nullptr;
-  int fd = -1;
+  int fd = -1;       // what is polled: the user's, or `waiter`
+  unique_fd waiter;  // for a hang-up alone, else empty
   int interest = 0;  // UV_READABLE, UV_WRITABLE; 0: stopped
   bool closing = false;
   Watch* owner = nullptr;  // null once the object was collected, or the handle closed
@@ -55,23 +60,29 @@ class Watch : public Napi::ObjectWrap<Watch> {
   explicit Watch(const Napi::CallbackInfo& info) : Napi::ObjectWrap<Watch>(info) {
     Napi::Env env = info.Env();
     const int fd = DescriptorArgument(info, 0, "fd");
+    forHangUp_ = HangUpValue(ObjectArgument(info, 1, "events"));
     const int interest = InterestArgument(info, 1);
     Napi::Function callback = FunctionArgument(info, 2, "callback");
 
     fd_ = fd;
-    if (Watches(env).open.count(fd) != 0) throw Failed(env, EEXIST);
+    if (!forHangUp_ && Watches(env).open.count(fd) != 0) throw Failed(env, EEXIST);
     uv_loop_t* loop = nullptr;
     if (napi_get_uv_event_loop(env, &loop) != napi_ok) throw Napi::Error::New(env);
 
     auto handle = std::make_unique<Handle>();
     handle->env = env;
     handle->fd = fd;
+    if (forHangUp_) {
+      handle->waiter = unique_fd(HangUpDescriptor(fd));
+      if (!handle->waiter) throw SystemError(env, errno, "epoll_ctl", "watch of fd " + std::to_string(fd), fd);
+      handle->fd = handle->waiter.get();
+    }
     handle->interest = interest;
     handle->poll.data = handle.get();
     handle->callback = Napi::Persistent(callback);
     handle->context = std::make_unique<Napi::AsyncContext>(env, "fdpass.watch");
-    auto [entry, isNew] = Watches(env).open.emplace(fd, handle.get());
-    int result = uv_poll_init(loop, &handle->poll, fd);
+    auto [entry, isNew] = Watches(env).open.emplace(handle->fd, handle.get());
+    int result = uv_poll_init(loop, &handle->poll, handle->fd);
     if (result != 0) {  // libuv does not know the handle then
       Watches(env).open.erase(entry);
       throw Failed(env, -result);
@@ -97,14 +108,25 @@ class Watch : public Napi::ObjectWrap<Watch> {
   }
 
  private:
-  static int InterestArgument(const Napi::CallbackInfo& info, size_t index) {
+  static bool HangUpValue(Napi::Object events) {
+    const Napi::Value hangUp = events.Get("hangUp");
+    return !hangUp.IsUndefined() && BooleanValue(hangUp, "events.hangUp");
+  }
+
+  // What libuv is to wait for. A watch for a hang-up is one for life, and can only rest.
+  int InterestArgument(const Napi::CallbackInfo& info, size_t index) const {
     Napi::Object events = ObjectArgument(info, index, "events");
     const Napi::Value readable = events.Get("readable");
     const Napi::Value writable = events.Get("writable");
     int interest = 0;
     if (!readable.IsUndefined() && BooleanValue(readable, "events.readable")) interest |= UV_READABLE;
     if (!writable.IsUndefined() && BooleanValue(writable, "events.writable")) interest |= UV_WRITABLE;
-    return interest;
+    const bool hangUp = HangUpValue(events);
+    if (interest != 0 && (hangUp || forHangUp_)) {
+      throw InvalidValue(events, "events", "must not join hangUp with others, which tell of it anyway");
+    }
+    if (hangUp && !forHangUp_) throw InvalidValue(events, "events", "must be as the watch was made: not for hangUp");
+    return hangUp ? UV_READABLE : interest;
   }
 
   Napi::Error Failed(Napi::Env env, int error) const {
@@ -123,6 +145,7 @@ class Watch : public Napi::ObjectWrap<Watch> {
     handle->owner = nullptr;
     Watches(handle->env).open.erase(handle->fd);
     uv_close(reinterpret_cast<uv_handle_t*>(&handle->poll), OnClosed);
+    handle->waiter.reset();  // libuv has let go of it
   }
 
   // The environment ends: Node waits until OnClosed has removed the hook.
@@ -130,16 +153,20 @@ class Watch : public Napi::ObjectWrap<Watch> {
 
   static void OnReady(uv_poll_t* poll, int status, int) {
     auto* handle = static_cast<Handle*>(poll->data);
-    // libuv hides POLLHUP, and gives POLLERR as EBADF: ask for ourselves. It also tells when another process that
-    // shares the queue was faster, and there is nothing left.
-    pollfd now = {handle->fd, 0, 0};
-    if ((handle->interest & UV_READABLE) != 0) now.events |= POLLIN;
-    if ((handle->interest & UV_WRITABLE) != 0) now.events |= POLLOUT;
-    if (RetryOnEintr([&] { return ::poll(&now, 1, 0); }) == -1) now.revents = POLLERR;
-    const bool error = (now.revents & (POLLERR | POLLHUP | POLLNVAL)) != 0;
-    const bool readable = error || (now.revents & POLLIN) != 0;
-    const bool writable = (now.revents & POLLOUT) != 0;
-    if (readable || writable) Call(handle, readable, writable, error);
+    if (handle->waiter) {
+      if (HasHungUp(handle->fd)) Call(handle, true, false, true);
+    } else {
+      // libuv hides POLLHUP, and gives POLLERR as EBADF: ask for ourselves. It also tells when another process that
+      // shares the queue was faster, and there is nothing left.
+      pollfd now = {handle->fd, 0, 0};
+      if ((handle->interest & UV_READABLE) != 0) now.events |= POLLIN;
+      if ((handle->interest & UV_WRITABLE) != 0) now.events |= POLLOUT;
+      if (RetryOnEintr([&] { return ::poll(&now, 1, 0); }) == -1) now.revents = POLLERR;
+      const bool error = (now.revents & (POLLERR | POLLHUP | POLLNVAL)) != 0;
+      const bool readable = error || (now.revents & POLLIN) != 0;
+      const bool writable = (now.revents & POLLOUT) != 0;
+      if (readable || writable) Call(handle, readable, writable, error);
+    }
 
     // After POLLERR libuv has stopped the handle. A watch is level-triggered: it goes on until it is closed or updated.
     if (status != 0 && !handle->closing && handle->interest != 0 &&
@@ -194,7 +221,8 @@ class Watch : public Napi::ObjectWrap<Watch> {
   }
 
   Handle* handle_ = nullptr;
-  int fd_ = -1;
+  int fd_ = -1;  // the user's
+  bool forHangUp_ = false;
 };
 
 }  // namespace

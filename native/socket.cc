@@ -1,4 +1,4 @@
-// Sockets: make, bind, listen, connect, accept; addresses, options, credentials, the queue of a listener.
+// Sockets: make, bind, listen, connect, shut down, accept; addresses, options, credentials, the queue of a listener.
 // One system call a function and no policy: which options a listener wants, and in which order, is for lib/.
 #include "socket.h"
 
@@ -30,7 +30,11 @@ int DomainArgument(const Napi::CallbackInfo& info, size_t index) {
   if (word == "IPv4") return AF_INET;
   if (word == "IPv6") return AF_INET6;
   if (word == "unix") return AF_UNIX;
-  throw InvalidValue(info[index], "domain", "must be one of: 'IPv4', 'IPv6', 'unix'");
+  if (word == "vsock") {
+    if (platform::kVsock == -1) throw SystemError(info.Env(), ENOTSUP, "socket", "vsock: of Linux alone");
+    return platform::kVsock;
+  }
+  throw InvalidValue(info[index], "domain", "must be one of: 'IPv4', 'IPv6', 'unix', 'vsock'");
 }
 
 int TypeArgument(const Napi::CallbackInfo& info, size_t index) {
@@ -49,6 +53,8 @@ const char* DomainWord(int domain) {
       return "IPv6";
     case AF_UNIX:
       return "unix";
+    case platform::kVsock:
+      return "vsock";
     default:
       return "other";
   }
@@ -177,6 +183,19 @@ Napi::Value PeerAddress(const Napi::CallbackInfo& info) {
                       fd);
   }
   return result;
+}
+
+// shutdown(fd, how). shutdown(2).
+Napi::Value Shutdown(const Napi::CallbackInfo& info) {
+  const int fd = DescriptorArgument(info, 0, "fd");
+  const std::string word = StringArgument(info, 1, "how");
+  const int how = word == "read" ? SHUT_RD : word == "write" ? SHUT_WR : word == "both" ? SHUT_RDWR : -1;
+  if (how == -1) throw InvalidValue(info[1], "how", "must be one of: 'read', 'write', 'both'");
+
+  if (shutdown(fd, how) == -1) {
+    throw SystemError(info.Env(), errno, "shutdown", word + ", fd " + std::to_string(fd), fd);
+  }
+  return info.Env().Undefined();
 }
 
 // accept(fd): one connection, close-on-exec and non-blocking; undefined where none waits. accept4(2).
@@ -416,6 +435,7 @@ void ExportSocket(Napi::Env, Napi::Object exports) {
   Export<Connect>(exports, "connect");
   Export<LocalAddress>(exports, "localAddress");
   Export<PeerAddress>(exports, "peerAddress");
+  Export<Shutdown>(exports, "shutdown");
   Export<Accept>(exports, "accept");
   Export<GetOption>(exports, "getOption");
   Export<SetOption>(exports, "setOption");

@@ -3,8 +3,9 @@
  * message when it gets there, and the other end tells. Owns both ends until then. Source: sd_notify_barrier(3).
  */
 import * as raw from '../raw.js';
-import { systemError } from './message.js';
+import { readAddress, systemError } from './message.js';
 import { post, type SendOptions } from './outbox.js';
+import { drainedByVsock } from './vsock.js';
 
 /** How long a manager may take, ms: it has other work, and pid 1 has all of it. */
 export const BARRIER_TIMEOUT = 5_000;
@@ -26,6 +27,11 @@ export function waitForBarrier(address: string | undefined, options: SendOptions
 async function barrier(address: string | undefined, options: SendOptions): Promise<boolean> {
   const { timeout = BARRIER_TIMEOUT, signal } = options;
   if (address === undefined || address === '') return false;
+  const manager = readAddress(address);
+  if (manager?.kind === 'vsock') {
+    await drainedByVsock(manager, timeout, signal);
+    return true;
+  }
   const end = performance.now() + timeout;
   // A pair of sockets does what a pipe does here: the end that is left says so when the other is closed everywhere.
   const [ours, theirs] = raw.socketPair('stream');

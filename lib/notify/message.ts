@@ -57,6 +57,7 @@ export const MAX_MESSAGE = 4095;
 /** The most descriptors of one message. SCM_MAX_FD, unix(7) */
 export const MAX_DESCRIPTORS = 253;
 
+const ANY_CID = 2 ** 32 - 1; // VMADDR_CID_ANY: no machine
 const MAX_PATH = 107; // sun_path is 108 bytes with its NUL, unix(7)
 const MAX_PID = 2 ** 31 - 1;
 const ACCESS = ['none', 'main', 'exec', 'all'];
@@ -188,10 +189,11 @@ export function isValidName(name: string): boolean {
 
 /** Where a service manager listens. */
 export type ManagerAddress =
-  { kind: 'unix'; path: string } | { kind: 'vsock'; type: 'stream' | 'dgram' | 'seqpacket'; cid: number; port: number };
+  | { kind: 'unix'; path: string }
+  | { kind: 'vsock'; type: 'stream' | 'dgram' | 'seqpacket' | undefined; cid: number; port: number };
 
 /**
- * Reads the text of NOTIFY_SOCKET: a path, `@name`, or `vsock:CID:PORT`.
+ * Reads the text of NOTIFY_SOCKET: a path, `@name`, `vsock:CID:PORT`, or `vsock-stream:`, `vsock-dgram:`, `vsock-seqpacket:`.
  *
  * @returns Undefined for the empty text: nobody asked.
  * @throws `EAFNOSUPPORT`: none of the three; `E2BIG`: the path is longer than a Unix socket's can be; `EINVAL`: no name, or not numbers.
@@ -202,11 +204,10 @@ export function readAddress(text: string): ManagerAddress | undefined {
   if (vsock !== null) {
     const numbers = /^(\d{1,10}):(\d{1,10})$/.exec(vsock[2] ?? '');
     const [cid, port] = [Number(numbers?.[1]), Number(numbers?.[2])];
-    if (!(cid < 2 ** 32 && port < 2 ** 32)) {
+    if (!(cid < ANY_CID && port < 2 ** 32)) {
       throw systemError('EINVAL', 'connect', `NOTIFY_SOCKET "${text}" is not vsock:CID:PORT, as in vsock:2:1234`);
     }
-    // systemd tries SOCK_STREAM, then SOCK_SEQPACKET, where the text names no type
-    const type = (vsock[1] ?? 'stream') as 'stream' | 'dgram' | 'seqpacket';
+    const type = vsock[1] as 'stream' | 'dgram' | 'seqpacket' | undefined;
     return { kind: 'vsock', type, cid, port };
   }
   if (!/^[/@]/.test(text)) {

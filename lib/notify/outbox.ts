@@ -5,7 +5,8 @@
  * Source: unix(7), sendmsg(2); sd_notify(3).
  */
 import * as raw from '../raw.js';
-import { type ManagerAddress, MAX_DESCRIPTORS, readAddress, systemError } from './message.js';
+import { MAX_DESCRIPTORS, readAddress, systemError } from './message.js';
+import { sendByVsock } from './vsock.js';
 
 /** How long a message may wait for room in the manager's queue, ms. */
 export const SEND_TIMEOUT = 5_000;
@@ -38,8 +39,9 @@ const outboxes = new Map<string, Outbox>();
  *
  * @param address - As NOTIFY_SOCKET has it.
  * @param fds - Stay the caller's, who may close them once this has returned: what waits holds dups.
- * @returns False where `address` is empty or undefined; true once the kernel has taken it, which is in the call where there is room.
- * Rejects with the errors of {@link readAddress}; `ENOTSUP`: vsock; `E2BIG`: more than 253 descriptors; `EAGAIN`: no room in time;
+ * @returns False where `address` is empty or undefined; true once the kernel has taken it, which is in the call where there is room; by
+ * vsock once the manager has read it.
+ * Rejects with the errors of {@link readAddress}; `ENOTSUP`: descriptors by vsock; `E2BIG`: more than 253 descriptors; `EAGAIN`: no room in time;
  * those of connect(2) and sendmsg(2); the reason of the signal. A rejection that nobody looks at is none: to tell a manager that is
  * gone is in vain, and no reason to end.
  */
@@ -68,19 +70,17 @@ function deliver(
       const what = `${fds.length} descriptors for the service manager, and one message carries ${MAX_DESCRIPTORS}`;
       throw systemError('E2BIG', 'sendmsg', what);
     }
-    const path = pathOf(target, address);
+    if (target.kind === 'vsock') {
+      if (fds.length === 0) return sendByVsock(target, text, timeout, signal).then(() => true);
+      throw systemError('ENOTSUP', 'sendmsg', `descriptors cannot go by vsock, to ${address}: nothing was sent`);
+    }
+    const { path } = target;
     const outbox = outboxes.get(path) ?? new Outbox(path);
     return outbox.post(text, fds, timeout, signal);
   } catch (error) {
     // eslint-disable-next-line @typescript-eslint/prefer-promise-reject-errors -- whatever was thrown, the signal's reason too
     return Promise.reject(error);
   }
-}
-
-function pathOf(target: ManagerAddress, text: string): string {
-  if (target.kind === 'unix') return target.path;
-  const what = `NOTIFY_SOCKET "${text}" is a vsock address, and fdpass speaks to Unix sockets alone`;
-  throw systemError('ENOTSUP', 'socket', `${what}: nothing was sent`);
 }
 
 /** The way to one manager. It is in the list, and has a socket, as long as something waits. */

@@ -82,9 +82,10 @@ describe('NOTIFY_SOCKET', () => {
     ['', undefined],
     ['/run/systemd/notify', { kind: 'unix', path: '/run/systemd/notify' }],
     ['@x', { kind: 'unix', path: '@x' }],
-    ['vsock:2:1234', { kind: 'vsock', type: 'stream', cid: 2, port: 1234 }],
+    ['vsock:2:1234', { kind: 'vsock', type: undefined, cid: 2, port: 1234 }],
+    ['vsock-stream:2:1234', { kind: 'vsock', type: 'stream', cid: 2, port: 1234 }],
     ['vsock-dgram:2:1234', { kind: 'vsock', type: 'dgram', cid: 2, port: 1234 }],
-    ['vsock-seqpacket:4294967295:1', { kind: 'vsock', type: 'seqpacket', cid: 4294967295, port: 1 }],
+    ['vsock-seqpacket:4294967294:1', { kind: 'vsock', type: 'seqpacket', cid: 4294967294, port: 1 }],
     [`/${'x'.repeat(106)}`, { kind: 'unix', path: `/${'x'.repeat(106)}` }],
   ];
   for (const [text, expected] of good) {
@@ -106,6 +107,7 @@ describe('NOTIFY_SOCKET', () => {
     ['vsock:2:', 'EINVAL'],
     ['vsock:2:4294967296', 'EINVAL'],
     ['vsock:-1:1', 'EINVAL'],
+    ['vsock:4294967295:1', 'EINVAL'], // VMADDR_CID_ANY
     [`/${'x'.repeat(107)}`, 'E2BIG'],
     [`/${'é'.repeat(54)}`, 'E2BIG'],
   ];

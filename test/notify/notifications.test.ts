@@ -255,6 +255,62 @@ describe('stored descriptors', { skip: skipUnlessLinux }, () => {
     );
   });
 
+  /** A connection whose other end is ours. */
+  async function storeConnection(notifications: Notifications, text: string): Promise<number> {
+    const [ours, theirs] = raw.socketPair('stream');
+    raw.send(ours, Buffer.from('data that nobody reads')); // is no hang-up, nor is the end of one direction
+    raw.shutdown(ours, 'write');
+    send(notifications, text, [theirs]);
+    raw.close(theirs);
+    await notifications.receive();
+    for (let count = 0; count < 5; count++) await turn();
+    return ours;
+  }
+
+  test('what hangs up is dropped and closed, as the manager does it', { skip: skipUnlessLinux }, async (t) => {
+    let tell: (reason: string) => void = () => undefined;
+    const told = new Promise<string>((resolve) => (tell = resolve));
+    const notifications = open(t, { onDropped: (reason) => tell(reason) });
+    send(notifications, 'FDSTORE=1\nFDNAME=file', [file(t, 'one')]); // which cannot hang up
+    await notifications.receive();
+    const before = openList();
+    const other = await storeConnection(notifications, 'FDSTORE=1\nFDNAME=connection');
+    const [stored] = notifications.stored;
+    assert.deepEqual([stored?.name, stored?.fd !== -1], ['connection', true]);
+
+    raw.close(other);
+    const deadline = setTimeout(() => {
+      tell('nothing, in 10 s');
+    }, 10_000); // and what is stored keeps no process alive
+    const reason = await told;
+    clearTimeout(deadline);
+
+    assert.equal(reason, 'what was stored as "connection" has hung up');
+    assert.deepEqual(names(notifications), ['file one']);
+    assert.equal(stored?.fd, -1);
+    assert.deepEqual(openList(), before);
+  });
+
+  for (const [how, text, take] of [
+    ['was stored with FDPOLL=0 stays', 'FDSTORE=1\nFDPOLL=0\nFDNAME=connection', false],
+    ['was taken is nobody’s but the taker’s', 'FDSTORE=1\nFDNAME=connection', true],
+  ] as const) {
+    test(`what hangs up and ${how}`, { skip: skipUnlessLinux }, async (t) => {
+      const reasons: string[] = [];
+      const notifications = open(t, { onDropped: (reason) => void reasons.push(reason) });
+      const other = await storeConnection(notifications, text);
+      const taken = take ? notifications.take('connection') : [];
+
+      raw.close(other);
+      for (let count = 0; count < 10; count++) await turn();
+
+      const fd = take ? taken[0]?.fd : notifications.stored[0]?.fd;
+      assert.equal(raw.describe(fd ?? -1).kind, 'socket');
+      assert.deepEqual(reasons, []);
+      for (const each of taken) each.close();
+    });
+  }
+
   test('what is over storeMax is closed; 0 stores nothing', async (t) => {
     const reasons: string[] = [];
     const notifications = open(t, { storeMax: 2, onDropped: (reason) => void reasons.push(reason) });

@@ -477,3 +477,80 @@ test('many watches, closed and collected in any order, leave nothing', async (t)
 
   assert.equal(output, 'true\n');
 });
+
+test(
+  'hangUp waits for the end of the other side and for nothing else, beside another watch',
+  { skip: skipUnlessLinux },
+  async (t) => {
+    const before = openList();
+    const [left, right] = raw.socketPair('stream');
+    closeAfter(t, left, right);
+    let told = (): void => undefined;
+    const hungUp = new Promise<void>((resolve) => (told = resolve));
+    const events: raw.WatchEvents[] = [];
+    using watch = raw.watch(right, { hangUp: true }, (each) => {
+      events.push(each);
+      told();
+    });
+    using second = raw.watch(right, { hangUp: true }, () => undefined); // each has a descriptor of its own
+    const { callback, next } = recorder();
+    using reader = raw.watch(right, { readable: true }, callback);
+
+    raw.send(left, Buffer.from('x'));
+    assert.deepEqual(await next(), { readable: true, writable: false, error: false });
+    raw.shutdown(left, 'write');
+    raw.shutdown(right, 'read');
+    await turn(10);
+    assert.deepEqual(events, []);
+    reader.close();
+
+    raw.close(left);
+    await hungUp;
+    assert.deepEqual(events[0], { readable: true, writable: false, error: true });
+    await turn();
+    assert.ok(events.length > 1, 'level-triggered');
+    watch.update({});
+    const { length } = events;
+    await turn();
+    assert.equal(events.length, length);
+
+    watch.close();
+    second.close();
+    raw.close(right);
+    assert.deepEqual(openList(), before);
+  },
+);
+
+test('hangUp leaves the descriptor as it was: blocking', { skip: skipUnlessLinux }, (t) => {
+  const [left, right] = raw.socketPair('stream');
+  closeAfter(t, left, right);
+  raw.setNonBlocking(right, false);
+
+  raw.watch(right, { hangUp: true }, () => undefined).close();
+
+  assert.equal(raw.getNonBlocking(right), false);
+});
+
+test('hangUp stands alone, and for life; a file cannot hang up', { skip: skipUnlessLinux }, (t) => {
+  const [left, right] = raw.socketPair('stream');
+  const file = raw.memoryFile('x');
+  closeAfter(t, left, right, file);
+  const before = openList();
+  const nothing = (): void => undefined;
+  using hangUp = raw.watch(left, { hangUp: true }, nothing);
+  using plain = raw.watch(right, { readable: true }, nothing);
+  const refused = { name: 'TypeError', code: 'ERR_INVALID_ARG_VALUE', message: /'events' must/ };
+
+  assert.throws(() => raw.watch(left, { hangUp: true, readable: true }, nothing), refused);
+  assert.throws(() => {
+    hangUp.update({ writable: true });
+  }, refused);
+  assert.throws(() => {
+    plain.update({ hangUp: true });
+  }, refused);
+  assert.throws(() => raw.watch(file, { hangUp: true }, nothing), { code: 'EPERM', syscall: 'epoll_ctl', fd: file });
+
+  hangUp.close();
+  plain.close();
+  assert.deepEqual(openList(), before);
+});

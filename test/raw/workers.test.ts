@@ -7,7 +7,7 @@ import { test } from 'node:test';
 import { Worker } from 'node:worker_threads';
 
 import * as raw from '../../lib/raw.js';
-import { openList, scriptOutput } from './support.js';
+import { openList, scriptOutput, skipUnlessLinux } from './support.js';
 
 const rawUrl = new URL('../../lib/raw.js', import.meta.url).href;
 
@@ -72,6 +72,26 @@ test('eight workers terminated with open watches, again and again: nobody is har
 
     for (const fd of fds.flat()) raw.close(fd); // descriptors are the process's: they outlive the thread
   }
+});
+
+test('the end of a worker closes what its watches opened for themselves', { skip: skipUnlessLinux }, async () => {
+  const source = `
+    const [left, right] = raw.socketPair('stream');
+    for (let count = 0; count < 4; count++) raw.watch(right, { hangUp: true }, () => undefined);
+    const [gone, here] = raw.socketPair('stream');
+    raw.watch(here, { hangUp: true }, () => undefined);
+    raw.close(gone);
+    setTimeout(() => parentPort.postMessage([left, right, here]), 5);`;
+  const epolls = (): number => raw.openDescriptors().filter(({ target }) => target.includes('eventpoll')).length;
+  const before = epolls();
+
+  const running = startWorker(source);
+  const fds = (await message(running)) as number[];
+  assert.ok(epolls() >= before + 5);
+  await running.worker.terminate();
+
+  assert.equal(epolls(), before);
+  for (const fd of fds) raw.close(fd);
 });
 
 /** A script of the main thread for a process of its own: what a terminated worker held is lost with that process. */
