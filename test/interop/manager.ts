@@ -54,6 +54,13 @@ export function withoutManager(): string | false {
   }
 }
 
+/** Why tests of what a later release brought are skipped: the release that is here. False: it is late enough. */
+export function olderThan(version: number): string | false {
+  const text = execFileSync(program('systemctl'), ['--version'], { encoding: 'utf8' });
+  const here = Number(/^systemd (\d+)/.exec(text)?.[1]);
+  return here >= version ? false : `systemd ${version} or later; this is ${here}`;
+}
+
 export class Manager {
   /** $HOME of the manager and of its units. */
   readonly home: string;

@@ -3,17 +3,20 @@
  * Each test has a port and a site of its own; they share one manager, which needs root.
  */
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
 import fs from 'node:fs';
+import net from 'node:net';
 import path from 'node:path';
 import { after, before, describe, test } from 'node:test';
 
 import { get } from '../support/client.js';
 import { Cleanup, type Scope } from '../support/fixture.js';
 import type { Load } from '../support/load.js';
-import { Manager, withoutManager } from './manager.js';
+import { Manager, olderThan, withoutManager } from './manager.js';
 import { assertNothingLost, freePort, install, siteDirectory, steadyLoad } from './support.js';
 
 const skip = withoutManager();
+const skipBefore = (version: number): string | false => skip || olderThan(version);
 
 const CLD_KILLED = 2; // waitid(2)
 
@@ -251,4 +254,94 @@ describe('systemd', { skip }, () => {
     await manager.until(unit, 'NRestarts', (value) => value === '1');
     await manager.until(unit, 'ActiveState', (value) => value === 'active');
   });
+
+  test(
+    'Type=notify-reload: `systemctl reload` returns when the successor serves alone, three times under load',
+    { skip: skipBefore(253) },
+    async (t) => {
+      const service = await prepare(t, {
+        service: 'systemd/reload.service',
+        script: 'server.mjs',
+        socket: 'systemd/web.socket',
+      });
+      const { unit, port } = service;
+      await manager.succeed('start', unit.replace('.service', '.socket'));
+      const { pid: first, load } = await start(t, service);
+
+      let old = first;
+      for (let round = 0; round < 3; round++) {
+        await manager.succeed('reload', unit); // until READY=1, behind a RELOADING=1 whose time is not before the signal's
+        const pid = await manager.mainPid(unit);
+        assert.notEqual(pid, old);
+        assert.equal(manager.listens(old, port), false);
+        await assertUntouched(unit, pid);
+        old = pid;
+      }
+
+      const report = await assertNothingLost(load);
+      assert.equal(report.pids.length, 4);
+      await manager.succeed('stop', unit);
+      assert.deepEqual(await manager.processes(unit), []);
+    },
+  );
+
+  test(
+    'Type=notify-reload to a release that throws: `systemctl reload` comes back, and the service is as it was',
+    { skip: skipBefore(253) },
+    async (t) => {
+      const service = await prepare(t, { service: 'systemd/reload.service', script: 'server.mjs' });
+      const { unit, site } = service;
+      const { pid, load } = await start(t, service);
+
+      fs.writeFileSync(path.join(site, 'current/server.mjs'), 'throw new Error("a bad release");\n');
+      await manager.succeed('reload', unit);
+
+      const { StatusText } = await manager.show(unit, 'StatusText');
+      assert.match(StatusText ?? '', /^upgrade failed: /);
+      await assertUntouched(unit, pid);
+      await assertNothingLost(load);
+    },
+  );
+
+  test(
+    'OpenFile=: a file and a connection, each by its name, beside the listener of a socket unit',
+    { skip: skipBefore(253) },
+    async (t) => {
+      const files = { service: 'systemd/files.service', script: 'systemd/files.mjs', socket: 'systemd/web.socket' };
+      const service = await prepare(t, files);
+      const { unit, site, url } = service;
+      fs.writeFileSync(path.join(site, 'key.pem'), 'x'.repeat(1234));
+      const database = net.createServer().listen(path.join(site, 'database.sock'));
+      t.after(() => database.close());
+      const connected = once(database, 'connection') as Promise<[net.Socket]>;
+      await manager.succeed('start', unit.replace('.service', '.socket'));
+
+      await manager.succeed('start', unit);
+      const [connection] = await connected;
+      t.after(() => connection.destroy());
+      const [said] = (await once(connection, 'data')) as [Buffer];
+
+      assert.equal(String(said), 'a key of 1234 bytes\n');
+      assert.equal(await get(url), `${await manager.mainPid(unit)}\n`);
+    },
+  );
+
+  test(
+    'FileDescriptorStorePreserve=: the listener outlives a stopped service',
+    { skip: skipBefore(254) },
+    async (t) => {
+      const kept = { 'FileDescriptorStoreMax=8': 'FileDescriptorStoreMax=8\nFileDescriptorStorePreserve=yes' };
+      const service = await prepare(t, { service: 'systemd/store.service', script: 'systemd/store.mjs' }, kept);
+      const { unit, url } = service;
+      t.after(() => manager.systemctl('clean', '--what=fdstore', unit).then(() => undefined));
+      await manager.succeed('start', unit);
+      await manager.until(unit, 'NFileDescriptorStore', (value) => value === '1');
+      await manager.succeed('stop', unit);
+
+      const waiting = get(url); // while nobody serves
+      await manager.succeed('start', unit);
+
+      assert.equal(await waiting, `${await manager.mainPid(unit)}\n`);
+    },
+  );
 });
