@@ -333,7 +333,11 @@ describe('systemd', { skip }, () => {
       const kept = { 'FileDescriptorStoreMax=8': 'FileDescriptorStoreMax=8\nFileDescriptorStorePreserve=yes' };
       const service = await prepare(t, { service: 'systemd/store.service', script: 'systemd/store.mjs' }, kept);
       const { unit, url } = service;
-      t.after(() => manager.systemctl('clean', '--what=fdstore', unit).then(() => undefined));
+      await manager.succeed('add-wants', 'default.target', unit); // 257 forgets a stopped unit, store and all, that nobody wants
+      t.after(async () => {
+        await manager.systemctl('clean', '--what=fdstore', unit);
+        await manager.systemctl('disable', unit);
+      });
       await manager.succeed('start', unit);
       await manager.until(unit, 'NFileDescriptorStore', (value) => value === '1');
       await manager.succeed('stop', unit);
