@@ -1,7 +1,7 @@
 /**
  * Go's gob encoding of exactly one type, [][]string: what tableflip says to its child of the descriptors it gives.
- * Pure. A decoder for this type alone: Go writes one description of it, always the same bytes.
- * Source: encoding/gob of Go, its package documentation.
+ * Pure. A decoder for this type alone. The numbers of types differ: with the release of Go, and with what a program has encoded before.
+ * Source: encoding/gob of Go, its package documentation; wireType in encoding/gob/type.go.
  */
 import { FdpassError } from '../errors.js';
 
@@ -9,6 +9,10 @@ import { FdpassError } from '../errors.js';
 const TYPES = Buffer.from('0dff83020102ff840001ff8200000cff81020102ff8200010c0000', 'hex');
 /** The head of the value: type 66, and the 0 before what is no struct. */
 const VALUE = Buffer.from('ff8400', 'hex');
+
+/** The number of the type string; no type has 0. */
+const STRING = 6;
+const NONE = 0;
 
 /** What may come at most, bytes: a length is not believed before it is there. */
 const MAX_LENGTH = 1_048_576;
@@ -40,40 +44,95 @@ function unsigned(number: number): Buffer {
  * @throws FdpassError `ERR_FDPASS_PROTOCOL`: not this type, or longer than 1 MiB.
  */
 export function decodeGob(bytes: Buffer): { value: string[][]; length: number } | undefined {
-  const known = bytes.subarray(0, TYPES.length);
-  if (!TYPES.subarray(0, known.length).equals(known)) throw broken('it is of another type than [][]string');
-  if (known.length < TYPES.length) return undefined;
-  const head = readUnsigned(bytes, TYPES.length);
-  if (head === undefined) return undefined;
-  if (head.number > MAX_LENGTH) throw broken(`it says that it has ${head.number} bytes`);
-  const end = head.at + head.number;
-  if (bytes.length < end) return undefined;
-  return { value: readValue(bytes.subarray(head.at, end)), length: end };
+  const slices = new Map<number, number>(); // of what type the elements are
+  for (let at = 0; ;) {
+    const head = readUnsigned(bytes, at);
+    if (head === undefined) return undefined;
+    const end = head.at + head.number;
+    if (end > MAX_LENGTH) throw broken(`it says that it has ${end} bytes`);
+    if (bytes.length < end) return undefined;
+    const message = new Message(bytes.subarray(head.at, end));
+    const type = message.signed();
+    if (type >= 0) {
+      if (slices.get(slices.get(type) ?? NONE) !== STRING) throw broken('it is of another type than [][]string');
+      return { value: message.lists(), length: end };
+    }
+    slices.set(-type, message.slice());
+    at = end;
+  }
 }
 
-function readValue(bytes: Buffer): string[][] {
-  if (!bytes.subarray(0, VALUE.length).equals(VALUE)) throw broken('it is of another type than [][]string');
-  let at = VALUE.length;
-  const next = (): number => {
-    const read = readUnsigned(bytes, at);
-    if (read === undefined) throw broken('it ends in the middle');
-    at = read.at;
-    return read.number;
-  };
-  const text = (): string => {
-    const length = next();
-    if (at + length > bytes.length) throw broken('it ends in the middle');
-    at += length;
-    return bytes.toString('utf8', at - length, at);
-  };
-  const lists: string[][] = [];
-  for (let count = next(); count > 0; count--) {
-    const list: string[] = [];
-    for (let left = next(); left > 0; left--) list.push(text());
-    lists.push(list);
+/** One message: the description of a type, or a value. */
+class Message {
+  readonly #bytes: Buffer;
+  #at = 0;
+
+  constructor(bytes: Buffer) {
+    this.#bytes = bytes;
   }
-  if (at !== bytes.length) throw broken(`${bytes.length - at} bytes are left over`);
-  return lists;
+
+  unsigned(): number {
+    const read = readUnsigned(this.#bytes, this.#at);
+    if (read === undefined) throw broken('it ends in the middle');
+    this.#at = read.at;
+    return read.number;
+  }
+
+  /** Of which the lowest bit says that all others are turned over. */
+  signed(): number {
+    const number = this.unsigned();
+    return number % 2 === 0 ? number / 2 : -(number + 1) / 2;
+  }
+
+  text(): string {
+    const length = this.unsigned();
+    const start = this.#at;
+    if (start + length > this.#bytes.length) throw broken('it ends in the middle');
+    this.#at += length;
+    return this.#bytes.toString('utf8', start, this.#at);
+  }
+
+  /** The description of a slice: wireType{SliceT: {CommonType{Name, Id}, Elem}}. @returns The type of its elements. */
+  slice(): number {
+    this.#expect(2); // the field SliceT
+    this.#expect(1); // the field CommonType
+    let field = this.unsigned();
+    if (field === 1) {
+      this.text(); // of a type that has a name
+      field += this.unsigned();
+    }
+    if (field !== 2) throw broken('it is of another type than [][]string');
+    this.signed(); // its number once more
+    this.#expect(0);
+    this.#expect(1); // the field Elem
+    const element = this.signed();
+    this.#expect(0);
+    this.#expect(0);
+    this.#end();
+    return element;
+  }
+
+  lists(): string[][] {
+    this.#expect(0); // stands before what is no struct
+    const lists: string[][] = [];
+    for (let count = this.unsigned(); count > 0; count--) {
+      const list: string[] = [];
+      for (let left = this.unsigned(); left > 0; left--) list.push(this.text());
+      lists.push(list);
+    }
+    this.#end();
+    return lists;
+  }
+
+  /** The number of a field is how far it is from the one before; 0 ends a struct. */
+  #expect(number: number): void {
+    if (this.unsigned() !== number) throw broken('it is of another type than [][]string');
+  }
+
+  #end(): void {
+    const left = this.#bytes.length - this.#at;
+    if (left > 0) throw broken(`${left} bytes are left over`);
+  }
 }
 
 /** Undefined: bytes are missing. */

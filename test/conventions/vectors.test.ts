@@ -276,7 +276,7 @@ test('tableflip: lists and texts of every length come back as they were', () => 
 });
 
 const BROKEN: [what: string, hex: string][] = [
-  ['another type', '0eff83020102ff84'],
+  ['another type', '0cff81020102ff8200010c000007ff820001026869'],
   ['another value', `${TYPES}04ff860000`],
   ['a count that is not there', `${TYPES}04ff840005`],
   ['a text that is longer than the value', `${TYPES}06ff8400010141`],
