@@ -288,7 +288,10 @@ describe('stored descriptors', { skip: skipUnlessLinux }, () => {
     assert.equal(reason, 'what was stored as "connection" has hung up');
     assert.deepEqual(names(notifications), ['file one']);
     assert.equal(stored?.fd, -1);
-    assert.deepEqual(openList(), before);
+    assert.deepEqual(
+      openList().filter((each) => !before.includes(each)),
+      [], // an earlier test's child may have had its pipes closed meanwhile
+    );
   });
 
   for (const [how, text, take] of [
