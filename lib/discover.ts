@@ -21,6 +21,7 @@ import type { SupervisorConvention } from './conventions/table.js';
 import { FdpassError } from './errors.js';
 import { describeListener, type ListenerOrigin } from './listener.js';
 import { UNNAMED } from './names.js';
+import { channelDescriptor } from './nodeInternals.js';
 import { pidfdId } from './pidfs.js';
 import * as raw from './raw.js';
 import { adoptTableflip, type TableflipParent } from './tableflip.js';
@@ -66,7 +67,13 @@ export interface Discovery {
   others: OtherItem[];
   /** Why there is nothing, one sentence a convention. */
   notes: string[];
+  /** Those of them that tell of listeners which are meant for another process. */
+  foreign: string[];
   ignored: IgnoredConvention[];
+  /** What was announced and is not open, where that is no error. */
+  missing: NamedDescriptor[];
+  /** Which of its processes this one is, where the supervisor counts them. */
+  generation: number | undefined;
   /** The parent that waits for a word, and whose end can be seen. */
   parent: TableflipParent | undefined;
 }
@@ -77,6 +84,8 @@ export interface Search {
   /** The caller has named them: what they say is believed, and what others say is an error. */
   isNamed: boolean;
   environment: Environment;
+  /** What is not open is left out, and is no error. */
+  partial: boolean;
   /** Takes variables off the environment of this process. */
   takeOff: (variables: readonly string[]) => void;
 }
@@ -98,21 +107,26 @@ export function discover(search: Search): Discovery {
   const { order, isNamed, environment, takeOff } = search;
   const self = identify(environment);
   const notes: string[] = [];
+  const foreign: string[] = [];
   const strangers: Stranger[] = [];
 
   for (const [index, convention] of order.entries()) {
     const later = SUPERVISOR_CONVENTIONS.filter((other) => !order.slice(0, index + 1).includes(other));
     const isLater = (other: SupervisorConvention): boolean => order.indexOf(other) > index;
     if (convention === 'systemd' && environment['LISTEN_PID'] === '' && isLater('systemd-nopid')) continue; // there it counts as absent
-    const { reading, found, parent } =
-      convention === 'tableflip' ? readTableflip(search) : readOne(convention, search, self);
+    const answer = convention === 'tableflip' ? readTableflip(search) : readOne(convention, search, self);
+    const { reading, found, missing = [], parent } = answer;
     if (found !== undefined) {
       takeOff(reading.variables);
       const ignored = ignoredOf(later, environment, reading.variables);
-      return { convention, ...take(convention, reading.named, found), notes: [], ignored, parent };
+      const { generation } = reading;
+      const taken = take(convention, reading.named, found);
+      return { convention, ...taken, notes: [], foreign, ignored, missing, generation, parent };
     }
     notes.push(reading.note);
-    if (reading.stranger !== undefined) strangers.push(reading.stranger);
+    if (reading.stranger === undefined) continue;
+    strangers.push(reading.stranger);
+    foreign.push(reading.note);
   }
 
   if (isNamed) refuseOthers(order, strangers, environment, self);
@@ -123,7 +137,10 @@ export function discover(search: Search): Discovery {
     items: [],
     others: [],
     notes: [...new Set(notes)].filter(Boolean),
+    foreign,
     ignored,
+    missing: [],
+    generation: undefined,
     parent: undefined,
   };
 }
@@ -133,12 +150,13 @@ interface Answer {
   reading: Reading;
   /** What stands at its numbers; undefined where it does not speak to this process. */
   found?: Found[];
+  missing?: NamedDescriptor[];
   parent?: TableflipParent | undefined;
 }
 
 function readOne(
   convention: Exclude<SupervisorConvention, 'tableflip'>,
-  { isNamed, environment, takeOff }: Search,
+  { isNamed, environment, partial, takeOff }: Search,
   self: Identity,
 ): Answer {
   const entry = conventionEntry(convention);
@@ -159,7 +177,10 @@ function readOne(
   }
   if (reading.descriptors === undefined) return { reading };
   if (convention === 'stdin') return atStdin(reading, isNamed);
-  if (reading.unproven !== true || isNamed) return { reading, found: lookAtAll(reading) };
+  if (reading.unproven !== true || isNamed) {
+    const isSystemd = convention === 'systemd' || convention === 'systemd-nopid';
+    return { reading, ...lookAtAll(reading, partial, isSystemd ? 'anything' : 'sockets') };
+  }
 
   const found = lookQuietly(reading);
   if (typeof found !== 'string') return { reading, found };
@@ -167,30 +188,47 @@ function readOne(
   return { reading: nothing(`${reading.variables.join(', ')} may be meant for another process: ${found}`, []) };
 }
 
-function readTableflip({ environment, takeOff }: Search): Answer {
+function readTableflip({ environment, partial, takeOff }: Search): Answer {
   const variables = conventionEntry('tableflip').variables(environment);
   const parent = adoptTableflip(environment);
   if (parent === undefined) return { reading: nothing('TABLEFLIP_HAS_PARENT_7DIU3 is not set', []) };
   takeOff(variables);
   const reading: Reading = { descriptors: parent.descriptors, note: '', variables, named: false };
   try {
-    return { reading, found: lookAtAll(reading), parent };
+    return { reading, ...lookAtAll(reading, partial, 'anything'), parent };
   } catch (error) {
     parent.close();
     throw error;
   }
 }
 
-/** Every descriptor, or an error. */
-function lookAtAll({ descriptors = [] }: Reading): Found[] {
+/**
+ * Every descriptor, or an error; where a part will do, those that are there.
+ *
+ * @param what - Which a supervisor of this kind hands down. What is no socket then was closed by a program between, and opened anew for
+ * something else: npm, for one, is a Node that gives its own children nothing but the first three.
+ */
+function lookAtAll(
+  { descriptors = [], counted = false, variables }: Reading,
+  partial: boolean,
+  what: 'sockets' | 'anything',
+): { found: Found[]; missing: NamedDescriptor[] } {
   const found: Found[] = [];
+  const missing: NamedDescriptor[] = [];
   for (const { name, fd } of descriptors) {
-    const description = describe(fd, name);
-    // Node took the number for an epoll or eventfd of its own: nothing stood there at the exec.
-    if (description.kind === 'anonymous') throw notOpen(fd, name);
-    found.push({ name, fd, description, facts: listenerAt(fd) });
+    const description = describe(fd);
+    const isThere = 'kind' in description && (what === 'anything' || description.socket !== undefined);
+    if (isThere) {
+      found.push({ name, fd, description, facts: listenerAt(fd) });
+      continue;
+    }
+    if (!partial) {
+      throw 'kind' in description ? noSocket(variables, name, description) : notOpen(fd, name, description.cause);
+    }
+    missing.push({ name, fd });
+    if (counted) break; // what stands behind it may be Node's own
   }
-  return found;
+  return { found, missing };
 }
 
 /** Every descriptor where all are listeners; else a sentence that says which is not. */
@@ -322,7 +360,9 @@ function refuseOthers(
   if (stranger !== undefined) {
     const { variable, value, own } = stranger;
     const message = `${variable} is ${value}, and for this process it would be ${own}: the listeners are meant for another one`;
-    throw new FdpassError('ERR_FDPASS_MISMATCH', message, { variable, value, expected: own, got: value });
+    const isPid = variable === 'LISTEN_PID' && /^\d+$/.test(value); // 'auto' of shellflip is none
+    const pids = isPid ? { listenPid: Number(value), pid: self.pid } : {};
+    throw new FdpassError('ERR_FDPASS_MISMATCH', message, { variable, value, expected: own, got: value, ...pids });
   }
   for (const convention of AUTOMATIC) {
     if (order.includes(convention) || GUESSED.includes(convention)) continue;
@@ -345,11 +385,15 @@ function listenerAt(fd: number): ReturnType<typeof describeListener> | undefined
   }
 }
 
-function describe(fd: number, name: string): raw.Description {
+/** What was handed down at this number; or why nothing was. */
+function describe(fd: number): raw.Description | { cause: unknown } {
   try {
-    return raw.describe(fd);
-  } catch (error) {
-    throw notOpen(fd, name, error);
+    const description = raw.describe(fd);
+    // Node took the number for an epoll or eventfd of its own: nothing stood there at the exec. Or it is how Node speaks to its parent.
+    const isOfNode = description.kind === 'anonymous' || fd === channelDescriptor();
+    return isOfNode ? { cause: undefined } : description;
+  } catch (cause) {
+    return { cause };
   }
 }
 
@@ -358,9 +402,19 @@ function notOpen(fd: number, name: string, cause?: unknown): FdpassError {
   return new FdpassError('ERR_FDPASS_BADFD', message, { fd, cause });
 }
 
+function noSocket([variable = '']: readonly string[], name: string, description: raw.Description): FdpassError {
+  const { fd } = description;
+  const got = nameKind(description);
+  const what = `Descriptor ${fd}, which ${variable} announces as "${name}", is no socket, but ${got}`;
+  const message = `${what}: a program between the supervisor and this process has closed it (npm does; start node itself, or by exec)`;
+  return new FdpassError('ERR_FDPASS_TYPE', message, { fd, expected: 'a socket', got });
+}
+
 /** For people. */
 export function nameKind({ kind, socket }: raw.Description): string {
-  if (socket === undefined) return kind === 'character' ? 'a terminal or another device' : `a ${kind}`;
+  if (kind === 'character') return 'a terminal or another device';
+  if (kind === 'anonymous') return 'an epoll or eventfd of Node’s own';
+  if (socket === undefined) return `a ${kind}`;
   return socket.peerAddress === undefined
     ? `a ${socket.type} socket that does not listen`
     : `a ${socket.type} connection`;
@@ -368,5 +422,6 @@ export function nameKind({ kind, socket }: raw.Description): string {
 
 function identify(environment: Environment): Identity {
   const { LISTEN_PIDFDID: announced } = environment;
-  return { pid: process.pid, ppid: process.ppid, pidfdId: announced === undefined ? undefined : pidfdId(process.pid) };
+  const { pid, ppid } = process;
+  return { pid, ppid, pidfdId: announced === undefined ? undefined : pidfdId(pid), channel: channelDescriptor() };
 }

@@ -44,6 +44,9 @@ export interface FdpassErrorDetails {
   fd?: number;
   expected?: string;
   got?: string;
+  /** LISTEN_PID, and the pid of this process, where the two differ. */
+  listenPid?: number;
+  pid?: number;
 }
 
 /** An error of fdpass itself. Match on `code`; the text may change. */
@@ -56,6 +59,8 @@ export class FdpassError extends Error {
   declare readonly fd?: number;
   declare readonly expected?: string;
   declare readonly got?: string;
+  declare readonly listenPid?: number;
+  declare readonly pid?: number;
 
   constructor(code: FdpassErrorCode, message: string, details: FdpassErrorDetails = {}) {
     const { cause, ...facts } = details;

@@ -16,6 +16,8 @@ const HEADER = 6; // u32 length, u16 descriptors, both big-endian
 const MAX_ANSWER = 16_777_216;
 /** TAI64: seconds since 1970 TAI, which was 10 s ahead then, above 2^62. */
 const TAI_1970 = 2n ** 62n + 10n;
+/** The leap seconds since then, which the clock of s6 counts (skalibs, tai_from_utc). */
+const LEAP_SECONDS = 27n;
 /** A date that never comes. */
 const NEVER = 2n ** 62n + 2n ** 61n;
 
@@ -55,9 +57,7 @@ export class FdHolder implements Disposable {
    */
   async store(id: string, fd: number | { readonly fd: number }, options: { until?: Date } = {}): Promise<void> {
     const { until } = options;
-    const deadline = Buffer.alloc(12); // TAI64N: u64 seconds, u32 nanoseconds
-    deadline.writeBigUInt64BE(until === undefined ? NEVER : BigInt(Math.floor(until.getTime() / 1_000)) + TAI_1970);
-    if (until !== undefined) deadline.writeUInt32BE((((until.getTime() % 1_000) + 1_000) % 1_000) * 1_000_000, 8);
+    const deadline = until === undefined ? timestamp(NEVER) : tai64n(until.getTime());
     const number = typeof fd === 'number' ? fd : fd.fd;
     await this.#ask('store', id, Buffer.concat([Buffer.from('S'), deadline, name(id)]), [number]);
   }
@@ -135,7 +135,8 @@ export class FdHolder implements Disposable {
       this.#dialog.renew();
       await this.#dialog.send(Buffer.concat([header, payload]), fds);
       const head = await this.#dialog.read(HEADER);
-      if (head.length < HEADER) throw this.#broke('it ended the dialog, as it does when it cannot read a request');
+      if (head.length < HEADER)
+        throw this.#broke('it ended the dialog, as it does when its rules have nothing for this user');
       const length = head.readUInt32BE();
       if (length < 1 || length > MAX_ANSWER) throw this.#broke(`it announces an answer of ${length} bytes`);
       const answer = await this.#dialog.read(length);
@@ -161,6 +162,21 @@ export class FdHolder implements Disposable {
     const message = `The dialog with s6-fdholder-daemon at ${this.#path} is over: ${what}`;
     return new FdpassError('ERR_FDPASS_PROTOCOL', message, { cause: this.#broken });
   }
+}
+
+/** As the daemon has it: u64 seconds, u32 nanoseconds. */
+function timestamp(seconds: bigint, nanoseconds = 0): Buffer {
+  const bytes = Buffer.alloc(12);
+  bytes.writeBigUInt64BE(seconds);
+  bytes.writeUInt32BE(nanoseconds, 8);
+  return bytes;
+}
+
+/** TAI64N of a Unix time in ms. A time that has passed has passed without leap seconds too, and stays as it is written elsewhere. */
+function tai64n(time: number): Buffer {
+  const seconds = Math.floor(time / 1_000);
+  const leap = time > Date.now() ? LEAP_SECONDS : 0n;
+  return timestamp(TAI_1970 + BigInt(seconds) + leap, (time - seconds * 1_000) * 1_000_000);
 }
 
 /** Length, name, null byte. */

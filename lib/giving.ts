@@ -5,7 +5,7 @@
  */
 import { formatAddress } from './address.js';
 import { writeArguments } from './conventions/argv.js';
-import type { GivenDescriptor, Writing } from './conventions/convention.js';
+import { type GivenDescriptor, MAX_INT, type Writing } from './conventions/convention.js';
 import { writeEinhorn } from './conventions/einhorn.js';
 import { writeFpm } from './conventions/fpm.js';
 import { writeGunicorn } from './conventions/gunicorn.js';
@@ -29,6 +29,11 @@ import { listenForAcknowledgement, type ReadySignal, tableflipPipes } from './re
 /** systemd: LISTEN_FDS, LISTEN_FDNAMES and LISTEN_PID. */
 export interface SystemdConvention {
   readonly type: 'systemd';
+  /**
+   * Where the descriptors begin, from 3 on: LISTEN_FDS_FIRST_FD, as systemfd writes it. listenfd of Rust reads that, and sd_listen_fds(3) does
+   * not. Default: at 3, and nothing is said.
+   */
+  readonly first?: number | undefined;
   /** 'omit': no LISTEN_PID, for a child behind a wrapper (sh, npm) that would never see its own there. Default 'exact'. */
   readonly pid?: 'exact' | 'omit' | undefined;
 }
@@ -140,6 +145,12 @@ function checkOptions(convention: ConventionWithOptions): void {
   if (type === 'systemd' && ![undefined, 'exact', 'omit'].includes(convention.pid)) {
     throw invalid("of 'systemd' with a pid that is 'exact' or 'omit'", convention.pid);
   }
+  if (type === 'systemd' && convention.first !== undefined) {
+    const { first } = convention;
+    if (!Number.isInteger(first) || first < LISTEN_FDS_START || first > MAX_INT) {
+      throw invalid("of 'systemd' with a first that is the number of a descriptor from 3 on", first);
+    }
+  }
   if (type === 'server-starter' && convention.generation !== undefined) {
     const { generation } = convention;
     if (!Number.isSafeInteger(generation) || generation < 1) {
@@ -157,7 +168,12 @@ function invalid(expected: string, value: unknown): TypeError {
 export function firstDescriptor(conventions: readonly ConventionWithOptions[]): number {
   const types = conventions.map(({ type }) => type);
   if (types.includes('stdin')) return 0;
-  return types.includes('tableflip') ? TABLEFLIP_START : LISTEN_FDS_START;
+  return types.includes('tableflip') ? TABLEFLIP_START : firstOfSystemd(conventions);
+}
+
+function firstOfSystemd(conventions: readonly ConventionWithOptions[]): number {
+  const first = conventions.map((convention) => (convention.type === 'systemd' ? convention.first : undefined));
+  return first.find((number) => number !== undefined) ?? LISTEN_FDS_START;
 }
 
 /**
@@ -182,7 +198,8 @@ export function give(
     throw new FdpassError('ERR_FDPASS_NAMES', "The convention is 'none', which carries no names: 'systemd' does");
   }
   const isSystemd = conventions.some(({ type }) => type === 'systemd');
-  const given = named(isSystemd ? following(entries) : entries, names, isSystemd);
+  const first = isSystemd ? firstOfSystemd(conventions) : undefined;
+  const given = named(first === undefined ? entries : following(entries, first), names, first);
   try {
     for (const convention of conventions) add(giving, convention, given);
     return giving;
@@ -192,22 +209,24 @@ export function give(
   }
 }
 
-/** All that follow each other from 3 on: systemd counts, and names no numbers. */
-function following(entries: readonly Entry[]): Entry[] {
+/** All that follow each other from the first on: systemd counts, and names no numbers. */
+function following(entries: readonly Entry[], first: number): Entry[] {
   const listed: Entry[] = [];
   for (;;) {
-    const next = entries.find(({ target }) => target === LISTEN_FDS_START + listed.length);
+    const next = entries.find(({ target }) => target === first + listed.length);
     if (next === undefined) return listed;
     listed.push(next);
   }
 }
 
-function named(entries: readonly Entry[], names: readonly string[] | undefined, isSystemd: boolean): Entry[] {
+/** Of a convention that only counts, from `first` on, the numbers are told. */
+function named(entries: readonly Entry[], names: readonly string[] | undefined, first: number | undefined): Entry[] {
   if (names === undefined) return [...entries];
   if (names.length > entries.length) {
-    const last = LISTEN_FDS_START + entries.length - 1;
-    const counted = isSystemd ? `descriptors from fd 3 to fd ${last}` : `${entries.length} descriptor(s)`;
-    const there = entries.length === 0 ? 'no descriptor at fd 3' : counted;
+    const last = (first ?? 0) + entries.length - 1;
+    const counted =
+      first === undefined ? `${entries.length} descriptor(s)` : `descriptors from fd ${first} to fd ${last}`;
+    const there = entries.length === 0 ? `no descriptor at fd ${first ?? LISTEN_FDS_START}` : counted;
     throw new FdpassError('ERR_FDPASS_NAMES', `${names.length} name(s) are given, and the child has ${there}`);
   }
   return entries.slice(0, names.length).map((entry, index) => ({ ...entry, name: names[index] }));
@@ -230,7 +249,7 @@ function add(giving: Giving, convention: ConventionWithOptions, entries: readonl
       write(
         writeSystemd(
           bare.map(({ name }) => name),
-          convention.pid,
+          convention,
         ),
       );
       break;

@@ -7,9 +7,10 @@
 import fs from 'node:fs';
 import { endianness } from 'node:os';
 
+import { readHaproxyCli } from './conventions/haproxy.js';
 import { Dialog, type DialogOptions } from './dialog.js';
 import { FdpassError } from './errors.js';
-import { listen, Listener, openListeners, relinquish } from './listener.js';
+import { lendPath, listen, Listener, openListeners, relinquish } from './listener.js';
 import * as raw from './raw.js';
 
 const COMMAND = '_getsocks';
@@ -29,18 +30,28 @@ export interface HaproxyListener {
   readonly namespace: string;
   /** The interface that it is bound to; '' where it is bound to none. */
   readonly interface: string;
+  /** Of a Unix socket, as its configuration has it: the kernel goes on to call it `web.sock.4711.tmp`. Undefined for any other. */
+  readonly path: string | undefined;
 }
 
 /**
  * Takes the listeners of a running haproxy, which goes on accepting from them until it is stopped.
  *
- * @param path - Of a stats socket with `expose-fd listeners`.
+ * @param path - Of a stats socket with `expose-fd listeners`. Default: the first in HAPROXY_CLI, which haproxy before 3.1 sets for its programs.
  * @returns Those that haproxy bound itself (`bind fd@5` is not among them); none where the socket has no `expose-fd`.
  * @throws {@link FdpassError} `ERR_FDPASS_PROTOCOL`: something else answers. `ERR_FDPASS_LIMIT`: no answer within `timeout`, or this
- * process cannot open so many. What connect(2) says: `ENOENT`, `ECONNREFUSED`, `EACCES`. Whatever had come is closed then.
+ * process cannot open so many. `ERR_FDPASS_ENV`: HAPROXY_CLI names no Unix socket. TypeError: no path, and HAPROXY_CLI is not set.
+ * What connect(2) says: `ENOENT`, `ECONNREFUSED`, `EACCES`. Whatever had come is closed then.
  * @see haproxy(1), -x; the management guide of haproxy, `expose-fd listeners`
  */
-export async function takeFromHaproxy(path: string, options: DialogOptions = {}): Promise<HaproxyListener[]> {
+export async function takeFromHaproxy(
+  path: string | undefined = readHaproxyCli(process.env),
+  options: DialogOptions = {},
+): Promise<HaproxyListener[]> {
+  if (path === undefined) {
+    const message = 'path must be that of a stats socket of haproxy: HAPROXY_CLI, which names one, is not set';
+    throw Object.assign(new TypeError(message), { code: 'ERR_INVALID_ARG_VALUE' });
+  }
   using dialog = await Dialog.connect(path, `haproxy at ${path}`, options);
   const broken = (what: string): FdpassError =>
     new FdpassError('ERR_FDPASS_PROTOCOL', `What answers at ${path} does not speak as haproxy does: ${what}`);
@@ -78,8 +89,13 @@ export async function takeFromHaproxy(path: string, options: DialogOptions = {})
   return fds.flatMap((fd, index): HaproxyListener[] => {
     const { namespace = '', interface: device = '' } = items[index] ?? {};
     const listener = listenerOf(fd);
-    return listener === undefined ? [] : [{ listener, namespace, interface: device }];
+    return listener === undefined ? [] : [{ listener, namespace, interface: device, path: pathOf(listener) }];
   });
+}
+
+/** haproxy binds a Unix socket beside its path, with its pid behind, and renames the file: sock_unix_bind_receiver, src/sock_unix.c. */
+function pathOf({ address }: Listener): string | undefined {
+  return address.family === 'unix' ? address.path.replace(/\.\d+\.tmp$/, '') : undefined;
 }
 
 /** A listener, or nothing: what does not listen (any more) is closed. */
@@ -215,13 +231,17 @@ export class HaproxySocket implements Disposable {
       await dialog.send(Buffer.from(`Unknown command: only ${COMMAND} is known here.\n`));
       return;
     }
-    const fds = (this.#listeners ?? openListeners()).filter(({ closed }) => !closed).map(({ fd }) => fd);
+    const listeners = (this.#listeners ?? openListeners()).filter(({ closed }) => !closed);
+    const fds = listeners.map(({ fd }) => fd);
     if (fds.length === 0) return; // as haproxy: the end, and no number
     if (!(await dialog.send(writeCount(fds.length)))) return;
     for (let at = 0; at < fds.length; at += BATCH) {
       const batch = fds.slice(at, at + BATCH);
       if (!(await dialog.send(Buffer.concat(batch.map((fd) => writeItem(deviceOf(fd)))), batch))) return;
-      if (at + BATCH >= fds.length) this.handedOver++;
+      if (at + BATCH >= fds.length) {
+        this.handedOver++;
+        for (const listener of listeners) lendPath(listener); // its file is haproxy's too from here on
+      }
       if ((await dialog.read(4)).length < 4) return;
     }
   }

@@ -42,6 +42,12 @@ export interface AdoptOptions {
    * afresh. Default: false.
    */
   strict?: boolean | undefined;
+  /**
+   * Take what is there, where a descriptor that was announced is not open: {@link inheritedFrom} names what is missing. LISTEN_FDS is a mere
+   * count, and is believed up to the first that is missing. A variable that is malformed is an error all the same. Default: false, and
+   * nothing is taken then.
+   */
+  partial?: boolean | undefined;
   /** Take the variables that were read off process.env, so that children do not claim what they name. Default: true. */
   unsetEnv?: boolean | undefined;
 }
@@ -71,6 +77,10 @@ export interface InheritanceReport {
   readonly ignored: readonly IgnoredConvention[];
   /** Why nothing was handed down: a sentence for each convention that was looked at. */
   readonly notes: readonly string[];
+  /** What was announced and is not open: with `partial` no error. Of a count the first alone. */
+  readonly missing: readonly { readonly name: string; readonly fd: number }[];
+  /** Server::Starter counts the processes that it has started: which one this is, from 1. Undefined: nobody says so. */
+  readonly generation: number | undefined;
 }
 
 export type { IgnoredConvention, Item } from './discover.js';
@@ -206,13 +216,17 @@ function fromTakeover({ wire, offer, state, items }: TakenOver): Adoption {
 }
 
 /** What a supervisor, or another parent, hands down. */
-function fromSupervisor(named: readonly InheritConvention[] | undefined, { strict = false }: AdoptOptions): Adoption {
+function fromSupervisor(
+  named: readonly InheritConvention[] | undefined,
+  { strict = false, partial = false }: AdoptOptions,
+): Adoption {
   const isSupervisor = (each: InheritConvention): each is SupervisorConvention => each !== 'fdpass';
   const automatic = AUTOMATIC.filter((each) => !strict || !GUESSED.includes(each));
   const found = discover({
     order: named === undefined ? automatic : named.filter(isSupervisor),
     isNamed: named !== undefined,
     environment: (born ??= { ...process.env }),
+    partial,
     takeOff,
   });
   return { ...found, predecessor: undefined };
@@ -237,7 +251,10 @@ function fromPredecessor(): Adoption | undefined {
       items,
       others: [],
       notes: [],
+      foreign: [],
       ignored: [],
+      missing: [],
+      generation: undefined,
       parent: undefined,
       predecessor: { wire, offer, state: readState(offer.state) },
     };
@@ -357,8 +374,8 @@ export function inheritedListeners(options: AdoptOptions = {}): InheritedListene
  */
 export function inheritedFrom(options: AdoptOptions = {}): InheritanceReport {
   assertMainThread('inheritedFrom()');
-  const { convention, ignored, notes } = adopt(options);
-  return { convention, ignored, notes };
+  const { convention, ignored, notes, missing, generation } = adopt(options);
+  return { convention, ignored, notes, missing, generation };
 }
 
 /**
@@ -394,7 +411,7 @@ export async function inheritListener(
   const free = fitting.filter((item) => !item.claimed);
   const [item, second] = free;
   if (item !== undefined) {
-    if (second !== undefined && (wish.name === undefined || !isCalled(item, wish.name))) {
+    if (second !== undefined && (wish.name === undefined || !isCalled(item, wish.name)) && !areAlike(free)) {
       throw mismatch(wish, wanted, 'several fit');
     }
     return claim(item, wish.name);
@@ -404,7 +421,27 @@ export async function inheritListener(
     throw new FdpassError('ERR_FDPASS_CLAIMED', message);
   }
   if (wanted.kind === 'anything' || wish.strict === true) throw mismatch(wish, wanted, 'nothing fits');
-  return listen(wish);
+  try {
+    return await listen(wish);
+  } catch (error) {
+    // It may well be the address of what was handed down, and did not reach this process.
+    const [why] = offered(wish).foreign;
+    if (why !== undefined && error instanceof Error) {
+      error.message += `. Listeners were handed down, but not to this process: ${why}`;
+    }
+    // Or it is what was handed down under another name: that of the unit, where it has no FileDescriptorName=.
+    const left = items.filter(({ claimed, origin }) => !claimed && origin !== 'predecessor');
+    if (left.length > 0 && error instanceof Error) {
+      error.message += `. Handed down, and claimed by nobody: ${left.map(describeItem).join('; ')}: claim it by that name`;
+    }
+    throw error;
+  }
+}
+
+/** Sockets at one address, each with a queue of its own (SO_REUSEPORT): one is as good as the other, and each is claimed once. */
+function areAlike([first, ...others]: readonly Item[]): boolean {
+  const text = (item: Item): string => `${item.type} ${formatAddress(item.address)}`;
+  return first !== undefined && others.every((item) => text(item) === text(first));
 }
 
 function checkNumber({ fd, host, port, path }: InheritOptions): number | undefined {
@@ -475,13 +512,16 @@ function exactly(item: Item, addresses: readonly raw.SocketAddress[]): boolean {
   );
 }
 
-/** What nobody has called anything is called as the claimer calls it; its address is no name that a handoff could carry. */
+/**
+ * What nobody has called anything is called as the claimer calls it. An address, or a name with a colon that was escaped, is none that a
+ * handoff could carry.
+ */
 function claim(item: Item, wished: string | undefined): Listener {
   item.claimed = true;
   const { fd, address, type, origin, backlog } = item;
   // Under the name by which it was asked for, it can be asked for in the next generation too.
   const isWished = wished !== undefined && (!item.named || isCalled(item, wished));
-  const name = isWished ? wished : item.named || isCarried(item.name) ? item.name : UNNAMED;
+  const name = isWished ? wished : isCarried(item.name) ? item.name : UNNAMED;
   return inherited(fd, { name, address, type, origin, backlog });
 }
 
@@ -495,17 +535,24 @@ function describeWish({ name, type = 'stream' }: InheritOptions, wanted: Wanted)
   return name === undefined ? `A ${type} listener${where}` : `A ${type} listener "${name}"${where}`;
 }
 
+function describeItem({ name, address, type, claimed }: Item): string {
+  return `"${name}" (${type}, ${formatAddress(address)}${claimed ? ', claimed' : ''})`;
+}
+
 function mismatch(wish: InheritOptions, wanted: Wanted, what: string): FdpassError {
-  const { items, notes, ignored } = offered(wish);
-  const there = items.map(
-    ({ name, address, type, claimed }) => `"${name}" (${type}, ${formatAddress(address)}${claimed ? ', claimed' : ''})`,
-  );
+  const { items, others: rest, notes, ignored, missing } = offered(wish);
+  const there = [
+    ...items.map(describeItem),
+    ...rest.map(({ name, fd, description }) => `"${name}" (descriptor ${fd}, ${nameKind(description)})`),
+  ];
   const have = there.length > 0 ? `there is: ${there.join('; ')}` : `nothing was handed down (${notes.join('; ')})`;
   const unread = ignored.map(({ convention, variables }) => `${convention} (${variables.join(', ')})`);
   const others = unread.length === 0 ? '' : `. Not looked at: ${unread.join('; ')}`;
+  const lost = missing.map(({ name, fd }) => `"${name}" (descriptor ${fd})`);
+  const gone = lost.length === 0 ? '' : `. Announced, and not open: ${lost.join('; ')}`;
   const how =
     wanted.kind === 'anything' && what === 'nothing fits' ? '. Give a port or a path to bind it here instead' : '';
-  const message = `${describeWish(wish, wanted)} was looked for, ${what}: ${have}${others}${how}`;
+  const message = `${describeWish(wish, wanted)} was looked for, ${what}: ${have}${gone}${others}${how}`;
   return new FdpassError('ERR_FDPASS_MISMATCH', message);
 }
 
@@ -523,19 +570,31 @@ export async function tellParent(): Promise<void> {
 /**
  * Closes what was handed down and nobody claimed: a listener from which nobody accepts swallows its clients.
  *
- * @returns What was closed, for the report.
+ * @returns What was closed, for the report; and the names by which systemd knows nothing else of this process.
  */
-export function closeUnclaimed(): string[] {
-  const { items, others } = adopt();
+export function closeUnclaimed(): { closed: string[]; forsaken: string[] } {
+  const { convention, items, others } = adopt();
   const left = items.filter((item) => !item.claimed);
   const unclaimed = others.filter((item) => !item.claimed && !item.doubtful);
   const closed = [
     ...left.map((item) => `"${item.name}" (${formatAddress(item.address)})`),
     ...unclaimed.map(({ name, fd }) => `"${name}" (descriptor ${fd})`),
   ];
+  const ofSystemd = [
+    ...left.filter(({ origin, named }) => origin === 'systemd' && named),
+    ...(convention === 'systemd' ? unclaimed : []),
+  ];
+  const kept = new Set([...items, ...others].filter(({ claimed }) => claimed).flatMap(namesOf));
+  const forsaken = new Set(
+    ofSystemd.flatMap(namesOf).filter((name) => name !== UNNAMED && isCarried(name) && !kept.has(name)),
+  );
   for (const item of [...left, ...unclaimed]) {
     item.claimed = true;
     raw.close(item.fd);
   }
-  return closed;
+  return { closed, forsaken: [...forsaken] };
+}
+
+function namesOf({ name, aliases }: { name: string; aliases: string[] }): string[] {
+  return [name, ...aliases];
 }

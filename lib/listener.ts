@@ -5,6 +5,7 @@
  * Source: socket(2), bind(2), listen(2), unix(7), flock(2).
  */
 import fs from 'node:fs';
+import type net from 'node:net';
 import { dirname } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { isMainThread } from 'node:worker_threads';
@@ -12,6 +13,7 @@ import { isMainThread } from 'node:worker_threads';
 import { candidates, checkListenOptions, formatAddress, type ListenOptions } from './address.js';
 import { FdpassError } from './errors.js';
 import { checkName, UNNAMED } from './names.js';
+import { descriptorOf } from './nodeInternals.js';
 import * as raw from './raw.js';
 import { type Servable, Serving } from './serving.js';
 
@@ -91,17 +93,26 @@ export class Listener implements Disposable {
 
   /**
    * Makes a Listener of a descriptor, which belongs to it from then on: of a listening stream or seqpacket socket, or of a
-   * bound dgram socket. Does not bind, and does not unlink the path of a Unix socket in the end.
+   * bound dgram socket. Or of a net.Server that listens: then of a duplicate of its socket, and the server goes on, until you close it.
+   * Does not bind, and does not unlink the path of a Unix socket in the end.
    *
-   * @param fd - Taken over on success alone; marked close-on-exec.
-   * @throws The system's EBADF. {@link FdpassError} `ERR_FDPASS_TYPE`: not a socket that listens or is bound.
+   * @param source - A descriptor is taken over on success alone; marked close-on-exec.
+   * @throws The system's EBADF. {@link FdpassError} `ERR_FDPASS_TYPE`: not a socket that listens or is bound; a server that does not
+   * listen, or of which another process has the socket (a cluster worker's).
+   * @see docs/supervisors/cluster.md for servers that come from another process by `process.on('message')`
    */
-  static from(fd: number, options: { name?: string } = {}): Listener {
+  static from(source: number | net.Server, options: { name?: string } = {}): Listener {
     const { name = UNNAMED } = options;
     checkName(name);
-    const facts = describeListener(fd);
-    raw.setCloseOnExec(fd, true);
-    return new Listener(fd, { name, origin: 'fd', ...facts });
+    const fd = typeof source === 'number' ? source : dupOf(source);
+    try {
+      const facts = describeListener(fd);
+      raw.setCloseOnExec(fd, true);
+      return new Listener(fd, { name, origin: 'fd', ...facts });
+    } catch (error) {
+      if (typeof source !== 'number') raw.close(fd);
+      throw error;
+    }
   }
 
   static {
@@ -231,6 +242,15 @@ export class Listener implements Disposable {
     const message = `Cannot ${what}: the listener "${this.name}" (${formatAddress(this.address)}) was closed`;
     throw new FdpassError('ERR_FDPASS_CLOSED', message);
   }
+}
+
+/** A duplicate of the socket that a server accepts from. */
+function dupOf(server: net.Server): number {
+  const fd = descriptorOf(server);
+  if (fd >= 0) return raw.dup(fd, 3); // libuv never closes a stream at 0, 1 or 2
+  const got = 'a server without a socket of its own';
+  const message = `The server cannot be made a listener: it is ${got}: it does not listen, or another process has its socket`;
+  throw new FdpassError('ERR_FDPASS_TYPE', message, { expected: 'a server that listens', got });
 }
 
 /** The directory can be another user's, who bound it generations ago: then the dead socket stays, and the next server takes it over. */

@@ -58,6 +58,15 @@ export function descriptorOfDgram(socket: dgram.Socket): number {
   return numberOf(handle, 'fd');
 }
 
+/**
+ * The descriptor of the channel to a parent that has forked this process; undefined where there is none, or it was closed. It came as
+ * NODE_CHANNEL_FD, which Node takes off the environment before anybody can read it.
+ */
+export function channelDescriptor(): number | undefined {
+  const fd: unknown = process.channel === undefined ? undefined : Reflect.get(process.channel, 'fd');
+  return typeof fd === 'number' && fd >= 0 ? fd : undefined;
+}
+
 /** Bytes that libuv has taken from the socket and the kernel not from libuv. @throws ENOTSUP: this Node does not show it. */
 export function unwrittenByHandle(socket: net.Socket): number {
   const handle = handleOf(socket);

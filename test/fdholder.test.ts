@@ -72,6 +72,17 @@ test('store and retrieve are the bytes of s6', async (t) => {
   raw.close(fd);
 });
 
+test('a deadline that is yet to come counts the 27 leap seconds since 1970, as the clock of s6 does', async (t) => {
+  using web = await listen({ host: '127.0.0.1', port: 0 });
+  const { path: file, requests } = daemon(t, [[OK]]);
+  using holder = await FdHolder.connect(file);
+
+  await holder.store('a', web, { until: new Date(4_102_444_800_250) }); // 2100-01-01, and 250 ms
+
+  const seconds = (2n ** 62n + 37n + 4_102_444_800n).toString(16);
+  assert.deepEqual(requests, [[`00000010000153${seconds}${(250_000_000).toString(16).padStart(8, '0')}016100`, 1]]);
+});
+
 test('list: names that end in a null byte each', async (t) => {
   const { path: file, requests } = daemon(t, [['0000000900000000000002' + '61006200'], ['0000000500000000000000']]);
   using holder = await FdHolder.connect(file);

@@ -50,6 +50,38 @@ test('its own path is no Listener that a handoff would hand over', async (t) => 
   assert.deepEqual(openListeners(), before);
 });
 
+test('a Unix path that haproxy has taken is its own: closing the Listener here does not remove it', async (t) => {
+  const directory = temporaryDirectory(t);
+  const [taken, kept] = ['taken.sock', 'kept.sock'].map((name) => path.join(directory, name));
+  assert.ok(taken !== undefined && kept !== undefined);
+  const one = await listen({ path: taken });
+  const other = await listen({ path: kept });
+  using server = await serveHaproxy(path.join(directory, 'haproxy.sock'), [one]);
+
+  const [got] = await takeFromHaproxy(server.path);
+  one.close();
+  other.close();
+
+  assert.equal(fs.existsSync(taken), true);
+  assert.equal(fs.existsSync(kept), false);
+  got?.listener.close();
+});
+
+test('a Unix path is told as the configuration has it: haproxy binds it with its pid behind, and renames it', async (t) => {
+  const file = path.join(temporaryDirectory(t), 'web.sock');
+  using bound = await listen({ path: `${file}.4711.tmp` });
+  using web = await listen({ host: '127.0.0.1', port: 0 });
+  using server = await serveHaproxy(path.join(temporaryDirectory(t), 'haproxy.sock'), [bound, web]);
+
+  const taken = await takeFromHaproxy(server.path);
+
+  assert.deepEqual(
+    taken.map((each) => each.path),
+    [file, undefined],
+  );
+  for (const { listener } of taken) listener.close();
+});
+
 test('600 listeners go in batches of 252', async (t) => {
   const file = path.join(temporaryDirectory(t), 'haproxy.sock');
   const directory = temporaryDirectory(t);

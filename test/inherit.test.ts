@@ -6,7 +6,7 @@ import path from 'node:path';
 import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 
-import { listen, type Listener, spawn } from '../lib/index.js';
+import { listen, type Listener, raw, spawn } from '../lib/index.js';
 import { temporaryDirectory } from './support/fixture.js';
 
 const LIB = new URL('../lib/index.js', import.meta.url).href;
@@ -273,4 +273,91 @@ test('clients that waited in the queue of the handed-down socket are served', as
 
   const [data] = (await answered) as [Buffer];
   assert.equal(data.toString(), 'served');
+});
+
+test('what cannot be bound because it was handed down to another process says so', async () => {
+  using held = await listen({ name: 'held', host: '127.0.0.1', port: 0 });
+
+  const [error] = await runHanded(
+    `print(await attempt(() => inheritListener({ name: 'web', host: '127.0.0.1', port: ${held.port ?? 0} })));`,
+    { variables: { LISTEN_FDS: '1', LISTEN_PID: '2' } },
+  );
+
+  const { code, message } = error as { code: string; message: string };
+  assert.equal(code, 'EADDRINUSE');
+  assert.match(message, /handed down, but not to this process: LISTEN_PID is 2, and this process is \d+.*shell or npm/);
+});
+
+test('what cannot be bound because it was handed down under another name and another host says what is there', async () => {
+  using unit = await listen({ name: 'web.socket', host: '127.0.0.1', port: 0 });
+
+  const [error] = await runHanded(
+    `print(await attempt(() => inheritListener({ name: 'web', port: ${unit.port ?? 0} })));`,
+    { fds: [unit] },
+  );
+
+  const { code, message } = error as { code: string; message: string };
+  assert.equal(code, 'EADDRINUSE');
+  assert.match(
+    message,
+    /Handed down, and claimed by nobody: "web.socket" \(stream, 127\.0\.0\.1:\d+\): claim it by that name/,
+  );
+});
+
+for (const convention of ['server-starter', 'nginx']) {
+  test(`${convention}: a number at which something else stands by now is an error, and nothing is bound over it`, async () => {
+    const [variable, value] =
+      convention === 'nginx' ? ['NGINX', "fd + ';'"] : ['SERVER_STARTER_PORT', "'127.0.0.1:80=' + fd"];
+    const wish = `{ name: 'web', host: '127.0.0.1', port: 0, convention: '${convention}' }`;
+
+    const take = (more: string): Promise<unknown[]> =>
+      runHanded(
+        `const fd = (await import('node:fs')).openSync('package.json');
+         process.env.${variable} = ${value};
+         print(await attempt(async () => show(await inheritListener({ ...${wish} ${more} }))));`,
+      );
+    const [error] = await take('');
+    const [partly] = await take(', partial: true');
+
+    const { code, message } = error as { code: string; message: string };
+    assert.equal(code, 'ERR_FDPASS_TYPE');
+    assert.match(message, new RegExp(`Descriptor \\d+, which ${variable} announces.*is no socket, but a file.*npm`));
+    assert.equal((partly as { origin?: string }).origin, 'bound');
+  });
+}
+
+test('what is no listener is named where a listener was looked for', async () => {
+  using web = await listen({ name: 'web', host: '127.0.0.1', port: 0 });
+  const file = fs.openSync(fileURLToPath(import.meta.url), 'r');
+
+  const [error] = await runHanded(`print(await attempt(() => inheritListener('other')));`, {
+    fds: [web, { fd: file }],
+    names: ['web', 'data'],
+  });
+  fs.closeSync(file);
+
+  assert.match((error as { message: string }).message, /"web" \(stream, .*\); "data" \(descriptor \d+, a file\)/);
+});
+
+test('sockets at one address without names are taken one after the other; at two, several fit', async () => {
+  using first = await listen({ name: 'a', host: '127.0.0.1', port: 0, reusePort: true });
+  const at = { host: '127.0.0.1', port: first.port, reusePort: true };
+  using second = await listen({ ...at, name: 'b' });
+  using other = await listen({ name: 'c', host: '127.0.0.1', port: 0 });
+  const take = `inheritListener({ host: '127.0.0.1', port: ${first.port ?? 0}, convention: 'nginx' })`;
+  const fds = [first, second, other];
+
+  const [a, b, c, left] = await runHanded(
+    `const look = ({ name, port, fd }) => ({ name, port, inode: String(raw.describe(fd).inode) });
+     print(look(await ${take}));
+     print(look(await ${take}));
+     print(await attempt(() => ${take}));
+     print(look(await inheritListener({ convention: 'nginx' })));`,
+    { fds, variables: { NGINX: '3;4;5;' } },
+  );
+
+  const inodes = [a, b].map((each) => (each as { inode: string }).inode).sort();
+  assert.deepEqual(inodes, [first, second].map(({ fd }) => String(raw.describe(fd).inode)).sort());
+  assert.equal((c as { code: string }).code, 'ERR_FDPASS_CLAIMED');
+  assert.equal((left as { port: number }).port, other.port, 'the only one that is left');
 });

@@ -21,13 +21,17 @@ export function writeArguments(args: readonly string[], given: readonly GivenDes
   const numbers = new Map<string, number>(); // by what stands for them
   for (const each of tokens) {
     if (each === '') throw unwritable('The token of the convention argv is empty', each);
-    if (each.includes('NAME')) for (const { name, fd } of given) numbers.set(each.replace('NAME', name), fd);
-    else if (given.length === 1 && only !== undefined) numbers.set(each, only.fd);
-    else
-      throw unwritable(
-        `The token "${each}" stands for one descriptor, and there are ${given.length}: put NAME in it`,
-        each,
-      );
+    if (each.includes('NAME')) {
+      for (const { name, fd } of given) {
+        const stands = each.replace('NAME', () => name); // by a function: `$` in a name is nothing else
+        numbers.set(stands, fd);
+      }
+    } else if (given.length === 1 && only !== undefined) {
+      numbers.set(each, only.fd);
+    } else {
+      const message = `The token "${each}" stands for one descriptor, and there are ${given.length}: put NAME in it`;
+      throw unwritable(message, each);
+    }
   }
   const found = new Set<number>();
   const replaced = args.map((argument) => {

@@ -17,6 +17,8 @@ export interface Identity {
   ppid: number;
   /** The inode of this process's pidfd, where the kernel gives it a lasting one (pidfs, Linux 6.9). */
   pidfdId?: string | undefined;
+  /** The channel to a parent of Node's own kind, which nobody has handed down to be taken. */
+  channel?: number | undefined;
 }
 
 /** A variable that says that the others are meant for another process. */
@@ -37,6 +39,10 @@ export interface Reading {
   variables: string[];
   /** Whether the names are what somebody called the descriptors. Else they are addresses, or made up here: any name will do. */
   named: boolean;
+  /** A number says how many there are, and nothing else: behind the first that is not open nothing is believed. */
+  counted?: boolean;
+  /** Which of the processes that a supervisor has started this one is, counted from 1, where it says so. */
+  generation?: number | undefined;
   /** Nothing proves that the numbers are meant for this process: what they name must decide. */
   unproven?: boolean;
   /** Why there are no descriptors, where another process is meant. */

@@ -34,8 +34,12 @@ export function readGunicorn(environment: Environment): Reading {
   return { descriptors, note: '', variables, named: false };
 }
 
-/** Writes the variables. The child takes this process for the old gunicorn, and its own pid file for that of the new one. */
+/**
+ * Writes the variables. The child takes this process for the old gunicorn, and its own pid file for that of the new one.
+ * None for no descriptors: gunicorn ends where GUNICORN_FD is empty, and binds by itself without.
+ */
 export function writeGunicorn(descriptors: readonly GivenDescriptor[], self: { pid: number }): Writing {
+  if (descriptors.length === 0) return { variables: {}, pidVariables: [] };
   const variables = { [PID]: String(self.pid), [FD]: descriptors.map(({ fd }) => fd).join(',') };
   return { variables, pidVariables: [] };
 }

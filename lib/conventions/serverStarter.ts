@@ -4,10 +4,12 @@
  * Source: Server::Starter(3), lib/Server/Starter.pm.
  */
 import {
+  decimal,
   descriptorNumber,
   type Environment,
   type GivenDescriptor,
   malformed,
+  MAX_INT,
   type NamedDescriptor,
   nothing,
   present,
@@ -28,10 +30,10 @@ export const SERVER_STARTER_VARIABLES: readonly string[] = [PORT, GENERATION];
  * The name of each is its key, which is the address as start_server was told it. `--port u8080`, a UDP port, has the key 8080 too.
  *
  * @returns In the order written. An empty value is a start_server without ports.
- * @throws FdpassError `ERR_FDPASS_ENV`: an item is not `address=number`.
+ * @throws FdpassError `ERR_FDPASS_ENV`: an item is not `address=number`, or the generation no number.
  */
 export function readServerStarter(environment: Environment): Reading {
-  const value = environment[PORT];
+  const { [PORT]: value, [GENERATION]: count } = environment;
   const variables = present(environment, SERVER_STARTER_VARIABLES);
   if (value === undefined) return nothing(`${PORT} is not set`, []);
   const items = value.split(';').map((item) => item.trim());
@@ -40,7 +42,8 @@ export function readServerStarter(environment: Environment): Reading {
     if (split < 1) throw malformed(PORT, value, `"${item}" is not address=number, as in 8080=4`);
     return { name: item.slice(0, split).trim(), fd: descriptorNumber(PORT, value, item.slice(split + 1)) };
   });
-  return { descriptors, note: '', variables, named: false };
+  const generation = count === undefined ? undefined : decimal(GENERATION, count, 0, MAX_INT);
+  return { descriptors, note: '', variables, named: false, generation };
 }
 
 /**

@@ -20,7 +20,16 @@ const NAMES: ReadonlySet<string> = new Set([
   ...['NODE_CHANNEL_FD', 'NODE_CHANNEL_SERIALIZATION_MODE', 'NODE_UNIQUE_ID'], // child_process and cluster of Node
 ]);
 
-const PREFIXES = ['EINHORN_', 'PUMA_INHERIT_', 'ENDLESS_', 'OVERSEER_', 'ECDYSIS_RUST_', 'OXY_', 'FDPASS_'];
+const PREFIXES = [
+  'EINHORN_',
+  'PUMA_INHERIT_',
+  'FPM_SOCKETS_',
+  'ENDLESS_',
+  'OVERSEER_',
+  'ECDYSIS_RUST_',
+  'OXY_',
+  'FDPASS_',
+];
 
 /** Where a child may say that it is ready: sd_notify(3). */
 const NOTIFY_SOCKET = 'NOTIFY_SOCKET';

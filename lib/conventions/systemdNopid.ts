@@ -16,10 +16,10 @@ import {
   present,
   type Reading,
 } from './convention.js';
-import { listed, LISTEN_FDS_START, SYSTEMD_VARIABLES } from './systemd.js';
+import { firstDescriptorOf, listed, SYSTEMD_VARIABLES } from './systemd.js';
 
 /** What {@link readSystemdNopid} looks at, to be taken off the environment. */
-export const NOPID_VARIABLES: readonly string[] = [...SYSTEMD_VARIABLES, 'LISTEN_FDS_FIRST_FD', 'LISTEN_FD'];
+export const NOPID_VARIABLES: readonly string[] = [...SYSTEMD_VARIABLES, 'LISTEN_FD'];
 
 /**
  * Reads the descriptors of LISTEN_FDS where LISTEN_PID is absent or empty, else that of LISTEN_FD.
@@ -30,10 +30,10 @@ export const NOPID_VARIABLES: readonly string[] = [...SYSTEMD_VARIABLES, 'LISTEN
  */
 export function readSystemdNopid(
   environment: Environment,
-  self: Pick<Identity, 'pid'>,
+  self: Pick<Identity, 'pid' | 'channel'>,
   options: { auto?: boolean } = {},
 ): Reading {
-  const { LISTEN_PID: pid = '', LISTEN_FDS: count, LISTEN_FDS_FIRST_FD: first, LISTEN_FD: single } = environment;
+  const { LISTEN_PID: pid = '', LISTEN_FDS: count, LISTEN_FD: single } = environment;
   const variables = present(environment, NOPID_VARIABLES);
 
   if (pid !== '' && !(pid === 'auto' && options.auto === true)) {
@@ -45,11 +45,11 @@ export function readSystemdNopid(
     return { descriptors: [{ name: UNNAMED, fd }], note: '', variables, named: false, unproven: true };
   }
   if (count === undefined) return nothing('LISTEN_FDS is not set', variables);
-  const from =
-    first === undefined || first === '' ? LISTEN_FDS_START : decimal('LISTEN_FDS_FIRST_FD', first, 3, MAX_INT);
+  const from = firstDescriptorOf(environment);
   const number = decimal('LISTEN_FDS', count, 1, MAX_INT - from);
-  const { NODE_CHANNEL_FD: channel } = environment;
-  if (channel !== undefined && /^\d+$/.test(channel) && Number(channel) >= from && Number(channel) < from + number) {
+  const { NODE_CHANNEL_FD: written = '' } = environment;
+  const channel = /^\d+$/.test(written) ? Number(written) : self.channel;
+  if (channel !== undefined && channel >= from && channel < from + number) {
     throw malformed(
       'LISTEN_FDS',
       count,

@@ -4,7 +4,7 @@
  */
 import type { Environment, Identity, Reading } from './convention.js';
 import { einhornVariables, readEinhorn } from './einhorn.js';
-import { FPM_VARIABLES, readFpm } from './fpm.js';
+import { fpmVariables, readFpm } from './fpm.js';
 import { GUNICORN_VARIABLES, readGunicorn } from './gunicorn.js';
 import { NGINX_VARIABLES, readNginx } from './nginx.js';
 import { pumaVariables, readPuma } from './puma.js';
@@ -66,7 +66,7 @@ const TABLE: { [Name in SupervisorConvention]: EntryOf<Name> } = {
   },
   stdin: { variables: () => [], read: readStdin },
   nginx: { variables: fixed(NGINX_VARIABLES), read: readNginx },
-  fpm: { variables: fixed(FPM_VARIABLES), read: readFpm },
+  fpm: { variables: fpmVariables, read: readFpm },
   gunicorn: { variables: fixed(GUNICORN_VARIABLES), read: readGunicorn },
   unicorn: { variables: fixed(UNICORN_VARIABLES), read: readUnicorn },
   puma: { variables: pumaVariables, read: readPuma },

@@ -9,7 +9,7 @@ import { FdpassError, type FdpassErrorCode } from '../errors.js';
 import { adopt, assertMainThread, beginTakeover, closeUnclaimed, tellParent } from '../inherit.js';
 import { claimPath, openListeners, relinquish, servedServers, startAccepting, stopAccepting } from '../listener.js';
 import { expect, Receiver } from '../moving/receiver.js';
-import { tellReady } from '../notify/upgrade.js';
+import { tellForsaken, tellReady } from '../notify/upgrade.js';
 import { publish } from '../report.js';
 import { type Arrived, Arriving } from './arriving.js';
 import { commonVersion, type Frame, type Message, type OfferedTickets, VERSIONS } from './frame.js';
@@ -110,8 +110,9 @@ export async function takeOver(wire: Wire, signal?: AbortSignal): Promise<number
 /** Closes what nobody claimed, now that nobody else accepts from it either. */
 function settle(): void {
   for (const listener of openListeners()) if (listener.origin === 'predecessor') claimPath(listener);
-  const listeners = closeUnclaimed();
+  const { closed: listeners, forsaken } = closeUnclaimed();
   if (listeners.length === 0) return;
+  tellForsaken(forsaken);
   publish({ event: 'unclaimed', listeners });
   process.emitWarning(`Inherited, claimed by nobody, and closed: ${listeners.join(', ')}`, {
     code: 'FDPASS_UNCLAIMED',
@@ -402,6 +403,8 @@ class NextGeneration implements Generation {
     this.#waiting = undefined;
     if (failure === undefined) {
       this.#ready.resolve({ generation: this.number, alone: this.#alone.promise });
+      // Whoever started this process knows nothing of the old one, and waits; of a child the old one speaks itself (MAINPID=).
+      if (this.#machine.birth === 'takeover') tellReady();
       this.#wire.unref(); // its servers keep it from here on
       this.#carryOut(rest);
     } else {

@@ -8,7 +8,7 @@ import type { Writing } from '../conventions/convention.js';
 import { pidfdId } from '../pidfs.js';
 import { waitForBarrier } from './barrier.js';
 import { acknowledge } from './einhorn.js';
-import { type ServiceState, writeMessage } from './message.js';
+import { type ServiceState, writeMessage, writeRemove } from './message.js';
 import { post } from './outbox.js';
 import { einhornEnvironment, fallSilent, isBeating, managerAddress, watchdogTimeout } from './state.js';
 
@@ -72,6 +72,20 @@ export function tellReleased(pid: number, status: string): Promise<void> | undef
       warn(address, 'BARRIER=1', error);
     },
   );
+}
+
+/**
+ * Nobody wants what came under these names, and it is closed here: where it came out of the manager's store, that keeps a duplicate, and would
+ * hold a port open from which nobody accepts. Other things of these names, of a socket unit, are not touched by it.
+ */
+export function tellForsaken(names: readonly string[]): void {
+  const address = managerAddress();
+  const tell = async (): Promise<void> => {
+    for (const name of names) await post(address, writeRemove(name)); // one after the other: there may be more than can wait
+  };
+  tell().catch((error: unknown) => {
+    warn(address ?? '', 'FDSTOREREMOVE=1', error);
+  });
 }
 
 /** What a successor needs to beat in the place of this process: the same time, and its own pid. Empty where no beat is asked for. */

@@ -21,6 +21,8 @@ interface Failure {
   expected?: string;
   got?: string;
   fd?: number;
+  listenPid?: number;
+  pid?: number;
 }
 
 const REPORT =
@@ -172,6 +174,8 @@ for (const [variables, convention, variable] of FOREIGN) {
     assert.equal(failure.code, 'ERR_FDPASS_MISMATCH');
     assert.deepEqual([failure.variable, failure.got], [variable, '1']);
     assert.match(failure.expected ?? '', /^\d+$/);
+    const pids = variable === 'LISTEN_PID' ? [1, Number(failure.expected)] : [undefined, undefined];
+    assert.deepEqual([failure.listenPid, failure.pid], pids);
   });
 }
 

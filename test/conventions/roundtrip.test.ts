@@ -27,6 +27,8 @@ const TAKE = (convention: string | undefined): string => `
 const WRITTEN: [given: SpawnConvention, read: string | undefined, found: string, origin: string][] = [
   ['systemd', undefined, 'systemd', 'systemd'],
   [{ type: 'systemd', pid: 'omit' }, undefined, 'systemd-nopid', 'systemd'],
+  [{ type: 'systemd', first: 7 }, undefined, 'systemd', 'systemd'],
+  [{ type: 'systemd', pid: 'omit', first: 7 }, undefined, 'systemd-nopid', 'systemd'],
   ['server-starter', undefined, 'server-starter', 'supervisor'],
   ['einhorn', undefined, 'einhorn', 'supervisor'],
   ['nginx', 'nginx', 'nginx', 'supervisor'],
@@ -72,6 +74,7 @@ test('systemd, einhorn and server-starter together: the child finds the first, a
       { convention: 'einhorn', variables: ['EINHORN_FD_COUNT', 'EINHORN_FD_0', 'EINHORN_FDS'] },
     ],
     notes: [],
+    missing: [],
   });
   assert.equal((listener as { name: string }).name, 'web');
 });
@@ -208,6 +211,12 @@ const REFUSED: [what: string, convention: unknown, expected: { code: string; mes
   ['two that do not go together', ['systemd', 'nginx'], { code: 'ERR_INVALID_ARG_VALUE', message: /go together/ }],
   ['one twice', ['systemd', 'systemd'], { code: 'ERR_INVALID_ARG_VALUE', message: /go together/ }],
   ['a wrong pid', { type: 'systemd', pid: 'none' }, { code: 'ERR_INVALID_ARG_VALUE', message: /'none'/ }],
+  ['a first below 3', { type: 'systemd', first: 2 }, { code: 'ERR_INVALID_ARG_VALUE', message: /it is 2/ }],
+  [
+    'a first that is no number',
+    { type: 'systemd', first: '7' },
+    { code: 'ERR_INVALID_ARG_VALUE', message: /it is '7'/ },
+  ],
   ['generation 0', { type: 'server-starter', generation: 0 }, { code: 'ERR_INVALID_ARG_VALUE', message: /it is 0/ }],
   ['two for stdin', 'stdin', { code: 'ERR_FDPASS_LIMIT', message: /there are 2/ }],
   ['an argument that is missing', 'argv', { code: 'ERR_FDPASS_NAMES', message: /No argument/ }],

@@ -11,14 +11,30 @@ interface Vector {
   fds?: string;
   names?: string;
   pidfdId?: string;
+  first?: string;
 }
 
-function read({ pid, fds, names, pidfdId }: Vector, ownPidfdId?: string): { names: string[]; fds: number[] } | string {
-  const environment = { LISTEN_PID: pid, LISTEN_FDS: fds, LISTEN_FDNAMES: names, LISTEN_PIDFDID: pidfdId };
+function environmentOf({ pid, fds, names, pidfdId, first }: Vector): Record<string, string | undefined> {
+  return {
+    LISTEN_PID: pid,
+    LISTEN_FDS: fds,
+    LISTEN_FDNAMES: names,
+    LISTEN_PIDFDID: pidfdId,
+    LISTEN_FDS_FIRST_FD: first,
+  };
+}
+
+function read(vector: Vector, ownPidfdId?: string): { names: string[]; fds: number[] } | string {
+  const environment = environmentOf(vector);
   const { descriptors, note } = readSystemd(environment, { pid: PID, pidfdId: ownPidfdId });
   if (descriptors === undefined) return note;
   const list = [...descriptors];
   return { names: list.map(({ name }) => name), fds: list.map(({ fd }) => fd) };
+}
+
+function noteOf(found: ReturnType<typeof read>): string {
+  assert.ok(typeof found === 'string', 'something was found');
+  return found;
 }
 
 // PID stands for this process's own.
@@ -60,17 +76,56 @@ for (const [name, vector, note] of NOTHING) {
   });
 }
 
-test('LISTEN_PIDFDID of another process with the same pid: nothing was handed down', () => {
-  const stranger = read({ pid: String(PID), fds: '1', pidfdId: '77' }, '78');
+const P = String(PID);
+const LARGEST = String(2n ** 64n - 1n);
 
-  assert.ok(typeof stranger === 'string');
-  assert.match(stranger, /was used again/);
-  assert.deepEqual(read({ pid: String(PID), fds: '1', pidfdId: '77' }, '77'), { names: ['unknown'], fds: [3] });
-  assert.deepEqual(read({ pid: String(PID), fds: '1', pidfdId: '77' }), { names: ['unknown'], fds: [3] });
+// Of systemd later than 258. What the own number is, or that the kernel has none.
+const PIDFDID: [announced: string, own: string | undefined, isOurs: boolean][] = [
+  ['77', '77', true],
+  ['77', '78', false],
+  ['77', undefined, true], // not obtainable: not checked
+  ['0', undefined, true],
+  ['0', '77', false],
+  [LARGEST, LARGEST, true],
+  [LARGEST, String(2n ** 64n - 2n), false], // no rounding
+  ['9007199254740993', '9007199254740992', false],
+  ['077', '77', true],
+];
+for (const [announced, own, isOurs] of PIDFDID) {
+  const what = isOurs ? 'the descriptors are ours' : 'nothing was handed down, and the note says why';
+  test(`LISTEN_PIDFDID=${announced}, and the own number is ${own ?? 'not to be had'}: ${what}`, () => {
+    const found = read({ pid: P, fds: '1', pidfdId: announced }, own);
+
+    if (isOurs) assert.deepEqual(found, { names: ['unknown'], fds: [3] });
+    else
+      assert.match(noteOf(found), new RegExp(`^LISTEN_PIDFDID is ${announced}, .* ${own}: pid 4711 was used again$`));
+  });
+}
+
+test('what another process was told is not looked at further', () => {
+  for (const pidfdId of ['x', '77']) {
+    assert.match(noteOf(read({ pid: '1234', fds: 'x', pidfdId }, '77')), /LISTEN_PID is 1234/);
+  }
 });
 
-const P = String(PID);
+test('systemfd: LISTEN_FDS_FIRST_FD says where they begin, with LISTEN_PID too', () => {
+  assert.deepEqual(read({ pid: P, fds: '2', first: '7' }), { names: ['unknown', 'unknown'], fds: [7, 8] });
+  assert.deepEqual(read({ pid: P, fds: '2', first: '' }), { names: ['unknown', 'unknown'], fds: [3, 4] });
+  assert.deepEqual(read({ pid: P, fds: '1', first: '2147483646' }), { names: ['unknown'], fds: [2_147_483_646] });
+});
+
 const REFUSED: [vector: Vector, code: string, variable: string][] = [
+  // LISTEN_PID is read first: it is malformed whatever stands beside it.
+  [{ pid: 'abc' }, 'ERR_FDPASS_ENV', 'LISTEN_PID'],
+  ...['', 'x', '-1', '+1', ' 1', '1 ', '0x4d', '1.0', '18446744073709551616', '1'.repeat(21)].map(
+    (pidfdId): [Vector, string, string] => [{ pid: P, fds: '1', pidfdId }, 'ERR_FDPASS_ENV', 'LISTEN_PIDFDID'],
+  ),
+  ...['2', '0', '-1', 'x', '2147483648'].map((first): [Vector, string, string] => [
+    { pid: P, fds: '1', first },
+    'ERR_FDPASS_ENV',
+    'LISTEN_FDS_FIRST_FD',
+  ]),
+  [{ pid: P, fds: '2', first: '2147483646' }, 'ERR_FDPASS_ENV', 'LISTEN_FDS'],
   ...['', 'abc', `${P}x`, `${P} `, ` ${P}`, `+${P}`, '0', '-1', '99999999999', '2147483648'].map(
     (pid): [Vector, string, string] => [{ pid, fds: '2' }, 'ERR_FDPASS_ENV', 'LISTEN_PID'],
   ),
@@ -85,7 +140,7 @@ const REFUSED: [vector: Vector, code: string, variable: string][] = [
 ];
 for (const [vector, code, variable] of REFUSED) {
   test(`${JSON.stringify(vector)} is refused, and the error names ${variable} and its value`, () => {
-    const value = { LISTEN_PID: vector.pid, LISTEN_FDS: vector.fds, LISTEN_FDNAMES: vector.names }[variable];
+    const value = environmentOf(vector)[variable];
 
     assert.throws(
       () => read(vector),

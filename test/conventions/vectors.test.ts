@@ -49,6 +49,8 @@ const FOUND: [convention: Readable, environment: Record<string, string>, expecte
   ],
   ['einhorn', { EINHORN_MASTER_PID: '42', EINHORN_FD_COUNT: '2', EINHORN_FD_0: '6', EINHORN_FD_1: '7' }, unknown(6, 7)],
   ['einhorn', { EINHORN_MASTER_PID: '42', EINHORN_FD_COUNT: '0' }, []],
+  // -g: a connection for the acknowledgement stands below, and is none of them.
+  ['einhorn', { EINHORN_MASTER_PID: '42', EINHORN_FD_COUNT: '1', EINHORN_FD_0: '7', EINHORN_SOCK_FD: '5' }, unknown(7)],
   ['einhorn', { EINHORN_MASTER_PID: '42', EINHORN_FDS: '6 7' }, unknown(6, 7)],
   ['einhorn', { EINHORN_FDS: '3' }, unknown(3)],
   // Both: the count has the word.
@@ -64,10 +66,15 @@ const FOUND: [convention: Readable, environment: Record<string, string>, expecte
       ['b', 4],
     ],
   ],
+  ['systemd-nopid', { LISTEN_FDS: '1', LISTEN_FDS_FIRST_FD: '' }, unknown(3)],
   ['systemd-nopid', { LISTEN_FD: '5' }, unknown(5)],
+  ['systemd-nopid', { LISTEN_FD: '0', LISTEN_PID: '' }, unknown(0)],
+  ['systemd-nopid', { LISTEN_FDS: '1', LISTEN_FD: '5' }, unknown(3)], // both: the count has the word
   ['systemd-nopid', { LISTEN_FDS: '1', NODE_CHANNEL_FD: '4' }, unknown(3)],
   ['nginx', { NGINX: '3;' }, unknown(3)],
+  ['nginx', { NGINX: '7;' }, unknown(7)],
   ['nginx', { NGINX: '3;7;' }, unknown(3, 7)],
+  ['nginx', { NGINX: '3:7;' }, unknown(3, 7)],
   ['nginx', { NGINX: '3:' }, unknown(3)],
   ['nginx', { NGINX: '' }, []],
   ['gunicorn', { GUNICORN_PID: '1', GUNICORN_FD: '5,6' }, unknown(5, 6)],
@@ -89,6 +96,16 @@ const FOUND: [convention: Readable, environment: Record<string, string>, expecte
       ['/run/a.sock', 6],
     ],
   ],
+  [
+    'fpm',
+    { FPM_SOCKETS: '9000=5', FPM_SOCKETS_1: '9001=6', FPM_SOCKETS_2: '/run/a=b.sock=7', FPM_SOCKETS_4: '9004=9' },
+    [
+      ['9000', 5],
+      ['9001', 6],
+      ['/run/a=b.sock', 7],
+    ],
+  ],
+  ['fpm', { FPM_SOCKETS: '' }, []],
 ];
 for (const [convention, environment, expected] of FOUND) {
   test(`${convention}: ${JSON.stringify(environment)} is ${JSON.stringify(expected)}`, () => {
@@ -119,6 +136,24 @@ for (const [convention, environment, note] of NOTHING) {
   });
 }
 
+test('the generation of Server::Starter is told, and only where it says so', () => {
+  const generationOf = (environment: Environment): number | undefined =>
+    conventionEntry('server-starter').read(environment, SELF, false).generation;
+
+  assert.equal(generationOf({ SERVER_STARTER_PORT: '80=4', SERVER_STARTER_GENERATION: '7' }), 7);
+  assert.equal(generationOf({ SERVER_STARTER_PORT: '80=4' }), undefined);
+  assert.equal(generationOf({ SERVER_STARTER_GENERATION: '7' }), undefined); // not under start_server
+});
+
+test('the channel to a parent of Node is not among them, though its variable is gone', () => {
+  const entry = conventionEntry('systemd-nopid');
+
+  assert.throws(() => entry.read({ LISTEN_FDS: '2' }, { ...SELF, channel: 4 }, true), { code: 'ERR_FDPASS_ENV' });
+  for (const channel of [2, 5, undefined]) {
+    assert.deepEqual([...(entry.read({ LISTEN_FDS: '2' }, { ...SELF, channel }, true).descriptors ?? [])].length, 2);
+  }
+});
+
 test('LISTEN_PID=auto is for whoever reads it, where the convention is named', () => {
   assert.deepEqual(read('systemd-nopid', { LISTEN_FDS: '1', LISTEN_PID: 'auto' }, true), unknown(3));
 });
@@ -131,6 +166,8 @@ const REFUSED: [convention: Readable, environment: Record<string, string>, varia
       'SERVER_STARTER_PORT',
     ],
   ),
+  ['server-starter', { SERVER_STARTER_PORT: '80=4', SERVER_STARTER_GENERATION: 'x' }, 'SERVER_STARTER_GENERATION'],
+  ['server-starter', { SERVER_STARTER_PORT: '80=4', SERVER_STARTER_GENERATION: '' }, 'SERVER_STARTER_GENERATION'],
   ['einhorn', { EINHORN_MASTER_PID: '42', EINHORN_FD_COUNT: '2', EINHORN_FD_0: '6' }, 'EINHORN_FD_1'],
   ['einhorn', { EINHORN_MASTER_PID: '42', EINHORN_FD_COUNT: 'x' }, 'EINHORN_FD_COUNT'],
   ['einhorn', { EINHORN_MASTER_PID: '42', EINHORN_FD_COUNT: '1', EINHORN_FD_0: 'x' }, 'EINHORN_FD_0'],
@@ -149,7 +186,9 @@ const REFUSED: [convention: Readable, environment: Record<string, string>, varia
   ['puma', { PUMA_INHERIT_0: 'tcp' }, 'PUMA_INHERIT_0'],
   ['puma', { PUMA_INHERIT_0: 'x:tcp://a' }, 'PUMA_INHERIT_0'],
   ['fpm', { FPM_SOCKETS: '9000' }, 'FPM_SOCKETS'],
+  ['gunicorn', { GUNICORN_PID: '1', GUNICORN_FD: '' }, 'GUNICORN_FD'],
   ['fpm', { FPM_SOCKETS: '127.0.0.1:9000=x' }, 'FPM_SOCKETS'],
+  ['fpm', { FPM_SOCKETS: '9000=5', FPM_SOCKETS_1: '9001' }, 'FPM_SOCKETS_1'],
 ];
 for (const [convention, environment, variable] of REFUSED) {
   test(`${convention}: ${JSON.stringify(environment)} is refused, and the error names ${variable} and its value`, () => {
@@ -206,10 +245,42 @@ test('what is written is, letter by letter, what the programs themselves write',
   assert.deepEqual(writePuma(GIVEN.slice(0, 1), ['tcp://localhost:8080']).variables, {
     PUMA_INHERIT_0: '3:tcp://localhost:8080',
   });
-  assert.deepEqual(writeSystemd(['web'], 'omit'), {
+  assert.deepEqual(writeSystemd(['web'], { pid: 'omit' }), {
     variables: { LISTEN_FDS: '1', LISTEN_FDNAMES: 'web' },
     pidVariables: [],
   });
+  assert.deepEqual(writeSystemd(['web'], { first: 7 }), {
+    variables: { LISTEN_FDS: '1', LISTEN_FDNAMES: 'web', LISTEN_FDS_FIRST_FD: '7' },
+    pidVariables: ['LISTEN_PID'],
+  });
+});
+
+test('php-fpm has 128 sockets in a variable, and the others in the next ones', () => {
+  const given = Array.from({ length: 300 }, (_, index) => ({ fd: 3 + index, name: '', address: `/run/${index}` }));
+  const { variables } = writeFpm(given);
+
+  assert.deepEqual(Object.keys(variables), ['FPM_SOCKETS', 'FPM_SOCKETS_1', 'FPM_SOCKETS_2']);
+  assert.deepEqual(
+    Object.values(variables).map((value) => value.split(',').length),
+    [128, 128, 44],
+  );
+  assert.deepEqual(
+    read('fpm', variables),
+    given.map(({ address, fd }) => [address, fd]),
+  );
+});
+
+test('no descriptors: what is written is what each program takes for none', () => {
+  assert.deepEqual(writeServerStarter([], 1).variables, {
+    SERVER_STARTER_PORT: '',
+    SERVER_STARTER_GENERATION: '1',
+  });
+  assert.equal(writeEinhorn([], { pid: 42 }).variables['EINHORN_FD_COUNT'], '0');
+  assert.deepEqual(writeFpm([]).variables, { FPM_SOCKETS: '' });
+  assert.deepEqual(writeGunicorn([], { pid: 42 }).variables, {}); // an empty GUNICORN_FD ends it
+  assert.deepEqual(writeUnicorn([]).variables, { UNICORN_FD: '' });
+  assert.deepEqual(writePuma([]).variables, {});
+  assert.deepEqual(writeNginx([]).variables, { NGINX: '' });
 });
 
 for (const address of ['/run/a;b', '/run/a=b', '']) {
@@ -308,6 +379,15 @@ const ARGUMENTS: [args: string[], given: GivenDescriptor[], token: string | unde
   [['--fd=$(circus.sockets.web)'], [web], '$(circus.sockets.web)', ['--fd=3']],
   [['$(circus.sockets.web),$(circus.sockets.all)'], [web, all], '$(circus.sockets.NAME)', ['3,7']],
   [['plain'], [], undefined, ['plain']],
+  [
+    ['{fd:$&}', "{fd:$'}"],
+    [
+      { ...web, name: '$&' },
+      { ...all, name: "$'" },
+    ],
+    undefined,
+    ['3', '7'],
+  ],
 ];
 for (const [args, given, token, expected] of ARGUMENTS) {
   test(`argv: ${JSON.stringify(args)} becomes ${JSON.stringify(expected)}`, () => {

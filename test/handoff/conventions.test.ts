@@ -18,12 +18,13 @@ const SUCCESSOR = (convention: string): string[] => [
        response.end('${convention}' + generation);
        setTimeout(() => process.exit(0), 50);
      });
-     const listener = await inheritListener({ convention: '${convention}' });
+     const listener = await inheritListener(${convention === 'argv' ? '{ fd: process.argv.at(-1) }' : JSON.stringify({ convention })});
      listener.serve(server);
      await ready();
      setTimeout(() => process.exit(5), 20_000); // nobody came
      await new Promise(() => undefined);`,
   ),
+  ...(convention === 'argv' ? ['--', '{fd}'] : []),
 ];
 
 /** A predecessor that hands over, and prints what became of it. */
@@ -43,7 +44,16 @@ const KINDS: [options: { convention: unknown; readiness?: unknown }, read: strin
   [{ convention: 'server-starter', readiness: 'connection' }, 'server-starter', 'server-starter2'],
   [{ convention: 'nginx', readiness: 'connection' }, 'nginx', 'nginx'],
   [{ convention: 'stdin', readiness: 'connection' }, 'stdin', 'stdin'],
+  [{ convention: 'fpm', readiness: 'connection' }, 'fpm', 'fpm'],
+  [{ convention: 'gunicorn', readiness: 'connection' }, 'gunicorn', 'gunicorn'],
+  [{ convention: 'unicorn', readiness: { after: 500 } }, 'unicorn', 'unicorn'],
+  [{ convention: 'puma', readiness: 'connection' }, 'puma', 'puma'],
+  [{ convention: 'argv', readiness: 'connection' }, 'argv', 'argv'],
+  [{ convention: { type: 'systemd', pid: 'omit' }, readiness: 'notify' }, 'systemd-nopid', 'systemd-nopid'],
   [{ convention: ['systemd', 'einhorn'], readiness: 'notify' }, 'einhorn', 'einhorn'],
+  [{ convention: ['systemd', 'einhorn', 'server-starter'], readiness: 'notify' }, 'server-starter', 'server-starter2'],
+  // Its acknowledgement is the word for its readiness
+  [{ convention: { type: 'einhorn', ackServer: true } }, 'einhorn', 'einhorn'],
 ];
 for (const [options, read, answer] of KINDS) {
   const label = JSON.stringify(options);
@@ -74,7 +84,12 @@ test('a tableflip successor that ends without a word costs nothing', async () =>
   assert.match(failure.message, /code 7/);
 });
 
-for (const convention of ['server-starter', 'fdpass', { type: 'systemd', pid: 'omit' }]) {
+for (const convention of [
+  'server-starter',
+  'fdpass',
+  { type: 'systemd', pid: 'omit' },
+  { type: 'systemd', first: 9 },
+]) {
   test(`${JSON.stringify(convention)} with the channel: a program that calls ready() is a successor as any other`, async () => {
     using web = await listen({ name: 'web', host: '127.0.0.1', port: 0 });
     const successor = programOf(`print(show(await inheritListener('web')).origin); await (await ready()).alone;`);
@@ -95,6 +110,7 @@ const REFUSED: [options: object, message: RegExp][] = [
   [{ convention: 'stdin' }, /options.readiness .* stdin/],
   [{ convention: 'fdpass', readiness: 'notify' }, /'fdpass'/],
   [{ readiness: 'convention' }, /no word for it/],
+  [{ blocking: true }, /options\.blocking must be left to spawn\(\), after listener\.pause\(\)/],
 ];
 for (const [options, message] of REFUSED) {
   test(`handoff(${JSON.stringify(options)}) is refused before anything is started`, async () => {

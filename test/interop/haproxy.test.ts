@@ -10,6 +10,7 @@ import {
   install,
   listening,
   program,
+  run,
   siteDirectory,
   steadyLoad,
   untilListens,
@@ -41,6 +42,32 @@ describe('haproxy -x', { skip: without('haproxy') }, () => {
 
     assert.deepEqual(listening(node.pid, port), before, 'the very socket');
     await assertNothingLost(load);
+  });
+
+  test('a program of haproxy’s own finds the stats socket by itself', async (t) => {
+    const { stdout } = await run(program('haproxy'), ['-v']);
+    const version = Number(/version (\d+\.\d+)/.exec(stdout)?.[1]);
+    if (version >= 3.1) {
+      t.skip(`haproxy ${version} says nothing of its sockets to its programs; 3.3 has none`);
+      return;
+    }
+    const directory = siteDirectory(t);
+    const port = await freePort();
+    const config = path.join(directory, 'haproxy.cfg');
+    const script = path.join(directory, 'take.mjs');
+    install('haproxy/haproxy.cfg', config, {
+      '/run/haproxy/stats.sock': path.join(directory, 'stats.sock'),
+      ':8080': `:${port}`,
+      'frontend web': `program node\n  command ${process.execPath} ${script}\nfrontend web`,
+    });
+    install('haproxy/take.mjs', script, { "'/run/haproxy/stats.sock'": '', '8080': String(port) });
+
+    const haproxy = startProgram(t, program('haproxy'), { args: ['-W', '-db', '-f', config], cwd: directory });
+    const { text } = await haproxy.waitFor(/^listening on \d+, pid \d+/, { from: 0 });
+    const pid = Number(/pid (\d+)/.exec(text)?.[1]);
+
+    assert.equal(listening(pid, port).length, 1);
+    assert.equal(listening(haproxy.pid, port).length, 0, 'the master listens for nobody');
   });
 
   test('from Node to haproxy: `haproxy -x` finds ours, binds nothing itself, and Node is stopped', async (t) => {

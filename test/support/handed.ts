@@ -16,7 +16,8 @@ const HEAD = `
   const { inheritConnection, inheritDescriptor, inheritedDescriptors, inheritedFrom, inheritListener, inheritedListeners, ready, raw } = fdpass;
   const print = (value) => process.stdout.write(JSON.stringify(value) + '\\n');
   const attempt = async (action) => { try { return await action(); } catch (error) {
-    const { code, message, variable, value, expected, got, fd } = error; return { code, message, variable, value, expected, got, fd }; } };
+    const { code, message, variable, value, expected, got, fd, listenPid, pid } = error;
+    return { code, message, variable, value, expected, got, fd, listenPid, pid }; } };
   const show = ({ name, address, origin, fd, type }) => ({ name, address, origin, fd, type });
 `;
 
