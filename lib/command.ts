@@ -69,12 +69,24 @@ function typedArguments(): string[] | undefined {
   }
 }
 
+/** Node's own file, by the symlink that was typed where there was one: re-pointed since, it leads to the next Node. */
+function typedProgram(typed: readonly string[] | undefined): string {
+  const [program = ''] = typed ?? [];
+  if (!isAbsolute(program)) return process.execPath; // found by PATH, or no path at all: a title
+  try {
+    return fs.realpathSync(program) === fs.realpathSync(process.execPath) ? program : process.execPath;
+  } catch {
+    return process.execPath; // it is gone already
+  }
+}
+
 const physical = process.cwd();
+const typed = typedArguments();
 const start: Start = {
-  execPath: process.execPath,
+  execPath: typedProgram(typed),
   execArgv: [...process.execArgv],
   argv: [...process.argv],
-  typed: typedArguments(),
+  typed,
   directory: workingDirectory(physical),
   physical,
 };

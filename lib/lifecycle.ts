@@ -17,14 +17,21 @@ import { adopt, assertMainThread } from './inherit.js';
 import { openListeners, servedServers, whenServed } from './listener.js';
 import { repeatReloading, tellFailed, tellReloading } from './notify/upgrade.js';
 import { isListening, type Servable } from './serving.js';
-import { assertNotSupervised } from './supervised.js';
+import { assertNotSupervised, warnUnheard } from './supervised.js';
 
 export type { Ready } from './handoff/successor.js';
 
 /** How long a server may be served without ready() before the user is told, ms. */
 const REMIND_AFTER = 3_000;
+/**
+ * A stop that is said again so soon is the same one, ms: systemd sends its own SIGTERM right behind an ExecStop= that sent one, and a
+ * process group and a wrapper tell it twice.
+ */
+const SAME_STOP = 1_000;
 
 let readyCalled = false;
+/** restartOn() was called: what a restart would end matters. */
+let restarts = false;
 let reminder: NodeJS.Timeout | undefined;
 /** Resolves when ready() has: what must not happen earlier waits for it. */
 const served = new Deferred<void>();
@@ -43,13 +50,13 @@ const served = new Deferred<void>();
  */
 export function ready(): Promise<Ready> {
   assertMainThread('ready()');
-  if (!readyCalled) {
-    readyCalled = true;
-    clearTimeout(reminder);
-    process.off('beforeExit', remind);
-  }
+  const isFirst = !readyCalled;
+  readyCalled = true;
+  clearTimeout(reminder);
+  process.off('beforeExit', remind);
   const promise = thisGeneration().ready();
-  promise.then(() => {
+  promise.then(({ generation }) => {
+    if (isFirst && generation === 1 && (restarts || process.env['NOTIFY_SOCKET'] !== undefined)) warnUnheard();
     served.resolve();
   }, served.reject);
   return promise;
@@ -119,6 +126,7 @@ export function restartOn(
   checkSignal(signal);
   const { exit = true, report = reportToStderr, beforeExit, idleGrace, timeout, move, ...handoffOptions } = options;
   if (exit) assertNotSupervised();
+  restarts ||= exit;
 
   let underWay = false;
   const restart = async (): Promise<void> => {
@@ -218,8 +226,9 @@ export interface DrainOnOptions extends Omit<DrainOptions, 'signal' | 'to'> {
 }
 
 /**
- * On a signal: stops accepting, drains, exits with code 0. A second signal exits at once, with 128 and its number. A handoff that is
- * under way is taken back first; a successor that is not yet alone leaves the listeners to its predecessor.
+ * On a signal: stops accepting, drains, exits with code 0. Another signal, 1 000 ms or more after the first, exits at once, with 128 and
+ * its number; not SIGTERM under systemd, which has a limit of its own (TimeoutStopSec=). A handoff that is under way is taken back first;
+ * a successor that is not yet alone leaves the listeners to its predecessor.
  *
  * @param signals - Default: SIGTERM and SIGINT.
  * @param servers - What is drained. Default: all that a Listener serves.
@@ -237,7 +246,7 @@ export function drainOn(
   for (const signal of list) checkSignal(signal);
   const { report, beforeExit, ...drainOptions } = options;
 
-  let draining = false;
+  let since: number | undefined;
   const stop = async (): Promise<void> => {
     const targets = servers ?? servedServers();
     const over = stopHandoff();
@@ -254,8 +263,12 @@ export function drainOn(
     process.exit(0);
   };
   const onSignal = (signal: NodeJS.Signals): void => {
-    if (draining) process.exit(128 + constants.signals[signal]);
-    draining = true;
+    const now = performance.now();
+    if (since !== undefined) {
+      if (now - since >= SAME_STOP && !isRepeated(signal)) process.exit(128 + constants.signals[signal]);
+      return;
+    }
+    since = now;
     stop().catch((error: unknown) => {
       process.stderr.write(`fdpass: the drain failed: ${error instanceof Error ? describe(error) : String(error)}\n`);
       process.exit(1);
@@ -267,6 +280,14 @@ export function drainOn(
       for (const signal of list) process.off(signal, onSignal);
     },
   };
+}
+
+/**
+ * systemd says SIGTERM once more to what is left of a unit when its main process has ended: to an old one that still drains, too. Source:
+ * service_enter_signal in src/core/service.c, FINAL_SIGTERM.
+ */
+function isRepeated(signal: NodeJS.Signals): boolean {
+  return signal === 'SIGTERM' && process.env['SYSTEMD_EXEC_PID'] !== undefined;
 }
 
 function checkSignal(signal: NodeJS.Signals): void {

@@ -1,6 +1,6 @@
 /**
  * Whether the exit of this process would end the service: who watches its pid, and what to use instead.
- * Pure but for the last function, which looks at this process. Source: the manuals of the supervisors, systemd.exec(5), docs/supervisors/README.md.
+ * Pure but for the last functions, which look at this process. Source: the manuals of the supervisors, systemd.exec(5), docs/supervisors/README.md.
  */
 import cluster from 'node:cluster';
 import fs from 'node:fs';
@@ -25,6 +25,15 @@ export interface Surroundings {
 
 /** Inits of containers that end with the one child that they started. */
 const CONTAINER_INITS = /^(tini|docker-init|dumb-init|catatonit|podman-init|pod-init)$/;
+
+/** Supervisors that start their child anew when it has ended, whatever its code, and what to use instead. proc_pid_comm(5) cuts names. */
+const RESTARTERS: Readonly<Record<string, string>> = {
+  start_server: 'send HUP to start_server',
+  's6-supervise': 'use `s6-svc -r`, with the listener in s6-fdholder-daemon',
+  runsv: 'run it under systemd (Type=notify), or without a supervisor',
+  supervise: 'run it under systemd (Type=notify), or without a supervisor',
+  'supervise-daemo': 'run it under systemd (Type=notify), or without a supervisor',
+};
 
 /** Programs that only wait for the one that they started, and end with it. */
 const RUNNERS = /^(npm|npx|pnpm|yarn|bun)\b/;
@@ -51,16 +60,46 @@ export function whySupervised(surroundings: Surroundings): string | undefined {
   if (first !== undefined && (waiting.includes(first) || CONTAINER_INITS.test(first.name))) {
     return `${first.name} is pid 1, ends with this process, and the container with it: start the new one as a container of its own`;
   }
-  const main = environment['SYSTEMD_EXEC_PID'];
-  const runner = waiting.find((ancestor) => String(ancestor.pid) === main && RUNNERS.test(ancestor.name));
-  if ((main === String(pid) || runner !== undefined) && environment['NOTIFY_SOCKET'] === undefined) {
+  if (environment['NOTIFY_SOCKET'] !== undefined) return undefined;
+  if (environment['SYSTEMD_EXEC_PID'] === String(pid)) {
     return 'it is the main process of a systemd unit that does not hear of a successor: set Type=notify in the unit';
+  }
+  const runner = wrapperOfUnit(surroundings);
+  if (runner !== undefined && RUNNERS.test(runner.name)) {
+    return (
+      `${runner.name} (pid ${runner.pid}), the main process of the systemd unit, ends with it: let ExecStart= be node itself, ` +
+      'with Type=notify'
+    );
   }
   return undefined;
 }
 
+/**
+ * Why a systemd unit does not hear of this process, or loses it with a restart: a shell or npm stays between the two. A shell may also stay
+ * for another reason, so this is no refusal.
+ *
+ * @returns A sentence with what to do; undefined where this process is the main one, or nothing is known of a unit.
+ */
+export function whyUnheard(surroundings: Surroundings): string | undefined {
+  const { pid, environment } = surroundings;
+  const wrapper = wrapperOfUnit(surroundings);
+  if (wrapper === undefined) return undefined;
+  const what =
+    environment['NOTIFY_SOCKET'] === undefined
+      ? 'a restart ends with the exit of this one, and the unit as soon as that one ends'
+      : 'what this one says (READY=1, MAINPID=) is heard with NotifyAccess=all alone, and $MAINPID in ExecReload= is that one';
+  const who = `${wrapper.name} (pid ${wrapper.pid}) is the main process of the systemd unit, and this one (pid ${pid}) is not`;
+  return `${who}: ${what}. Let ExecStart= be node itself, or the script end in exec, with Type=notify`;
+}
+
+/** The shell or npm that systemd started, and that waits for this process. */
+function wrapperOfUnit({ environment, ancestors }: Surroundings): Ancestor | undefined {
+  const main = environment['SYSTEMD_EXEC_PID'];
+  return ancestors.slice(0, countWaiting(ancestors)).find(({ pid }) => String(pid) === main);
+}
+
 /** Why whoever takes over would meet this process again, though it is no child of it: it is started anew when it exits. */
-function whyStartedAnew({ isClusterWorker, environment }: Surroundings): string | undefined {
+function whyStartedAnew({ isClusterWorker, environment, ancestors }: Surroundings): string | undefined {
   if (environment['pm_id'] !== undefined && environment['PM2_HOME'] !== undefined) {
     return 'PM2 starts it anew when it exits: use `pm2 reload`, or start it without PM2';
   }
@@ -70,6 +109,9 @@ function whyStartedAnew({ isClusterWorker, environment }: Surroundings): string 
   if (environment['SUPERVISOR_ENABLED'] !== undefined) {
     return 'supervisord starts it anew when it exits: run it under systemd (Type=notify), or without a supervisor';
   }
+  const { name = '' } = ancestors.at(countWaiting(ancestors)) ?? {};
+  const instead = Object.hasOwn(RESTARTERS, name) ? RESTARTERS[name] : undefined;
+  if (instead !== undefined) return `${name} starts it anew when it exits: ${instead}`;
   return undefined;
 }
 
@@ -85,16 +127,41 @@ function countWaiting(ancestors: readonly Ancestor[]): number {
  * @param successor - `child`: this process starts it. `newcomer`: others do, and know that this one exits.
  */
 export function assertNotSupervised(successor: 'child' | 'newcomer' = 'child'): void {
-  const surroundings = {
+  const surroundings = ownSurroundings();
+  const why = successor === 'child' ? whySupervised(surroundings) : whyStartedAnew(surroundings);
+  if (why === undefined) return;
+  const message = `A restart by handoff ends with the exit of this process (pid ${process.pid}), and ${why}`;
+  throw new FdpassError('ERR_FDPASS_SUPERVISED', message);
+}
+
+/**
+ * Refuses what would bring up this program as something else: a worker of cluster that is started again by anybody but its primary is a
+ * primary, and starts workers, which would do the same.
+ *
+ * @throws {@link FdpassError} `ERR_FDPASS_SUPERVISED`.
+ */
+export function assertStartsAlike(): void {
+  if (!cluster.isWorker) return;
+  const message =
+    `A handoff starts this program again, and this process (pid ${process.pid}) is a cluster worker: its successor would be one more ` +
+    'primary. Restart by handoff in the primary, or name another program in options.command';
+  throw new FdpassError('ERR_FDPASS_SUPERVISED', message);
+}
+
+/** Says {@link whyUnheard}, once: the unit would only time out, or end. */
+export function warnUnheard(): void {
+  if (process.env['SYSTEMD_EXEC_PID'] === undefined) return;
+  const why = whyUnheard(ownSurroundings());
+  if (why !== undefined) process.emitWarning(why, { code: 'FDPASS_SUPERVISED' });
+}
+
+function ownSurroundings(): Surroundings {
+  return {
     pid: process.pid,
     isClusterWorker: cluster.isWorker,
     environment: process.env,
     ancestors: ancestorsOf(process.ppid),
   };
-  const why = successor === 'child' ? whySupervised(surroundings) : whyStartedAnew(surroundings);
-  if (why === undefined) return;
-  const message = `A restart by handoff ends with the exit of this process (pid ${process.pid}), and ${why}`;
-  throw new FdpassError('ERR_FDPASS_SUPERVISED', message);
 }
 
 /**
@@ -103,7 +170,12 @@ export function assertNotSupervised(successor: 'child' | 'newcomer' = 'child'): 
  */
 export function isChildOfSystemd(): boolean {
   if (process.env['NOTIFY_SOCKET'] === undefined) return false;
-  return ancestorsOf(process.ppid)[0]?.name === 'systemd';
+  return isSystemd(process.ppid, ancestorsOf(process.ppid)[0]);
+}
+
+/** Whether a parent that wants to be told is systemd, pure. A pid 1 that is hidden is: its own ProtectProc= hides it from other users. */
+export function isSystemd(pid: number, seen: Ancestor | undefined): boolean {
+  return seen === undefined ? pid === 1 : seen.name === 'systemd';
 }
 
 /** As far as /proc shows them; none where there is no /proc. proc_pid_stat(5) */

@@ -44,6 +44,7 @@ function bundle() {
     sourcesContent: false,
     minifySyntax: true,
     minifyWhitespace: true,
+    lineLimit: 160, // Node shows the whole line of an error that nobody catches: a long one would bury the message
     logLevel: 'warning',
   });
 }

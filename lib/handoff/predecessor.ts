@@ -5,6 +5,7 @@
  */
 import { setTimeout as delay } from 'node:timers/promises';
 
+import { formatAddress } from '../address.js';
 import { ownCommand } from '../command.js';
 import { writeFdpass } from '../conventions/fdpass.js';
 import { FdpassError, HandoffError, type SuccessorFacts } from '../errors.js';
@@ -12,11 +13,11 @@ import { checkConventions, type ConventionWithOptions, firstDescriptor, type Spa
 import { Link } from '../link.js';
 import { ensureReloading, tellReleased, writeWatchdog } from '../notify/upgrade.js';
 import * as raw from '../raw.js';
-import { isChildOfSystemd } from '../supervised.js';
+import { assertStartsAlike, isChildOfSystemd } from '../supervised.js';
 import { type Child, spawn, type StdioOption } from '../spawn.js';
 import { type OfferedState, VERSIONS } from './frame.js';
 import { checkOffer, checkState, checkTime, describeItem, refuse, storeState } from './manifest.js';
-import { type Readiness, type Watcher, watchReadiness } from './readiness.js';
+import { droppedBy, type Readiness, type Watcher, watchReadiness } from './readiness.js';
 import { offerTickets } from './tickets.js';
 import {
   type Candidate,
@@ -78,12 +79,14 @@ let queued: Promise<Successor> | undefined;
  * that are open here stay: drain() ends them.
  * @throws {@link HandoffError} with the phase and what is known of the successor: `ERR_FDPASS_SPAWN`, `_SUCCESSOR_EXITED`,
  * `_READY_TIMEOUT`, `_COMMIT_TIMEOUT`, `_PROBATION`, `_ABORTED`, `_PROTOCOL`, `_VERSION`, `_SUPERSEDED`, `_NOT_READY`, `_LIMIT`.
- * TypeError, RangeError: an option, before anything has changed. `ERR_FDPASS_THREAD`: not in the main thread.
+ * TypeError, RangeError: an option, before anything has changed. `ERR_FDPASS_THREAD`: not in the main thread. `ERR_FDPASS_SUPERVISED`:
+ * this is a cluster worker, and `command` names no other program.
  * @see docs/protocol.md; sd_listen_fds(3) for what a successor of another kind finds
  */
 export async function handoff(options: HandoffOptions = {}): Promise<Successor> {
   checkOptions(options);
-  const { signal, overlap = 'join' } = options;
+  const { command, signal, overlap = 'join' } = options;
+  if (command === undefined) assertStartsAlike();
   const refused = refusalToBegin();
   if (refused !== undefined) throw refused;
   signal?.throwIfAborted();
@@ -208,18 +211,37 @@ class SpawnedCandidate implements Candidate {
     }
     const child = this.#child;
     void child.exited.then(offering.wake);
-    this.#watcher?.wait(child.pid, this.#ending.signal).then(offering.accepting, (error: unknown) => {
+    const accepting = (): void => {
+      this.#checkHeld(child.pid, offering);
+    };
+    this.#watcher?.wait(child.pid, this.#ending.signal).then(accepting, (error: unknown) => {
       if (this.#ending.signal.aborted) return; // it is over: nobody waits any more
       offering.cancel('ERR_FDPASS_ABORTED', `its readiness could not be watched: ${String(error)}`);
     });
     if (readiness === 'convention') {
-      child.ready?.then(offering.accepting, async (error: unknown) => {
+      child.ready?.then(accepting, async (error: unknown) => {
         // A pipe closes before the process has ended, and how it ended says more.
         await Promise.race([child.exited, delay(STATUS_WAIT, undefined, { ref: false })]);
         if (this.#ending.signal.aborted || child.poll() !== undefined) return; // it is heard elsewhere
         offering.cancel('ERR_FDPASS_ABORTED', error instanceof Error ? error.message : String(error));
       });
     }
+  }
+
+  /** A program that is not ours says that it serves, or was seen to: what it has closed, nobody would accept from. */
+  #checkHeld(pid: number, { listeners, accepting, cancel }: Offering): void {
+    const dropped = this.#child?.poll() === undefined ? (droppedBy(pid, listeners) ?? []) : [];
+    const names = dropped.map(({ name, address }) => `"${name}" (${formatAddress(address)})`).join(', ');
+    if (dropped.length > 0 && dropped.length === listeners.length) {
+      const why = 'does its configuration name another address?';
+      cancel('ERR_FDPASS_ABORTED', `it has closed what it was given: ${names}; ${why}`);
+      return;
+    }
+    if (dropped.length > 0) {
+      const warning = `The successor (pid ${pid}) has closed what it was given, and nobody will accept there: ${names}`;
+      process.emitWarning(warning, { code: 'FDPASS_UNCLAIMED' });
+    }
+    accepting();
   }
 
   #spawnFailure(error: unknown, file: string): unknown {
@@ -342,6 +364,13 @@ function checkOptions(options: HandoffOptions): void {
     refuse('overlap', "'join', 'supersede' or 'reject'", overlap);
   }
   checkConvention(options);
+  // An option of spawn. Here this process accepts from the same sockets until the release, and would stand still in accept(2).
+  const blocking: unknown = Reflect.get(options, 'blocking');
+  if (blocking !== undefined && blocking !== false) {
+    const instead =
+      'left to spawn(), after listener.pause(): as long as this process accepts, its listeners are non-blocking';
+    refuse('blocking', instead, blocking);
+  }
   if (command !== undefined && (!Array.isArray(command) || command.length === 0)) {
     refuse('command', 'the program and its arguments', command);
   }

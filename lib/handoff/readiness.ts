@@ -61,7 +61,22 @@ class NotifySocket implements Watcher {
   }
 }
 
-/** The successor holds a connection to one of the listeners: seen in its table of descriptors. */
+/**
+ * The listeners that neither this process nor any of its descendants holds any more: nginx and puma close what their configuration does
+ * not name. Undefined: it cannot be seen (no /proc, a process of another user).
+ */
+export function droppedBy(pid: number, listeners: readonly Listener[]): Listener[] | undefined {
+  if (process.platform !== 'linux') return undefined;
+  const held = new Set<string>();
+  for (const each of familyOf(pid)) {
+    const inodes = socketsOf(each);
+    if (inodes === undefined) return undefined;
+    for (const inode of inodes) held.add(inode);
+  }
+  return listeners.filter(({ fd }) => !held.has(String(raw.describe(fd).inode)));
+}
+
+/** The successor, or a worker of it, holds a connection to one of the listeners: seen in their tables of descriptors. */
 class FirstConnection implements Watcher {
   readonly variables = {};
   readonly #listeners: readonly Listener[];
@@ -77,9 +92,11 @@ class FirstConnection implements Watcher {
   }
 
   async wait(pid: number, signal: AbortSignal): Promise<void> {
-    const before = sockets(process.pid); // what it was born with: the listeners, and nothing else of ours
+    const before = socketsOf(process.pid) ?? []; // what it was born with: the listeners, and nothing else of ours
     for (let round = 0; ; round++) {
-      if (sockets(pid).some((inode) => !before.includes(inode) && this.#isConnection(inode))) return;
+      // One that has ended, or is another user's, has none: the handoff learns of the end elsewhere.
+      const sockets = familyOf(pid).flatMap((each) => socketsOf(each) ?? []);
+      if (sockets.some((inode) => !before.includes(inode) && this.#isConnection(inode))) return;
       // Where nobody else connects, this does: a server that nobody visits is ready too.
       if (round % 8 === 4) for (const listener of this.#listeners) this.#knock(listener);
       await delay(LOOK, undefined, { signal });
@@ -108,8 +125,27 @@ class FirstConnection implements Watcher {
   }
 }
 
-/** The inodes of a process's sockets. */
-function sockets(pid: number): string[] {
+/** A process and all that descends from it: a master waits, and its workers accept. proc_pid_task(5), children */
+function familyOf(pid: number): number[] {
+  const family = [pid];
+  for (const each of family) family.push(...childrenOf(each)); // grows while it is walked
+  return family;
+}
+
+function childrenOf(pid: number): number[] {
+  const folder = `/proc/${pid}/task`;
+  try {
+    return fs.readdirSync(folder).flatMap((task) => {
+      const children = fs.readFileSync(`${folder}/${task}/children`, 'utf8');
+      return children.split(' ').filter(Boolean).map(Number);
+    });
+  } catch {
+    return []; // it has ended meanwhile, or the kernel does not tell
+  }
+}
+
+/** The inodes of a process's sockets; undefined: they cannot be seen. */
+function socketsOf(pid: number): string[] | undefined {
   const folder = `/proc/${pid}/fd`;
   try {
     return fs.readdirSync(folder).flatMap((fd) => {
@@ -117,7 +153,7 @@ function sockets(pid: number): string[] {
       return match?.[1] === undefined ? [] : [match[1]];
     });
   } catch {
-    return []; // it has ended: the handoff learns that elsewhere
+    return undefined;
   }
 }
 

@@ -46,7 +46,9 @@ function checkHandedDown(fd: number): void {
   }
   const isOwn = kind === 'anonymous' || (kind === 'pipe' && isReadHere(fd));
   if (!isOwn && kind !== 'directory') return;
-  const message = `The notification descriptor ${fd} was not handed down: it is of kind ${kind}, and this process's own`;
+  const message =
+    `The notification descriptor ${fd} was not handed down: it is of kind ${kind}, and this process's own. Is it the number ` +
+    `in the service's file notification-fd?`;
   throw new FdpassError('ERR_FDPASS_BADFD', message, { fd });
 }
 

@@ -3,11 +3,12 @@ import { once } from 'node:events';
 import fs from 'node:fs';
 import net from 'node:net';
 import path from 'node:path';
-import { test } from 'node:test';
+import { test, type TestContext } from 'node:test';
+import { setTimeout as delay } from 'node:timers/promises';
 
 import { auditDescriptors, openSockets } from '../support/audit.js';
 import { Connection, get } from '../support/client.js';
-import { startProcess, startServer, temporaryDirectory } from '../support/fixture.js';
+import { type Family, startProcess, startServer, temporaryDirectory } from '../support/fixture.js';
 import { startLoad } from '../support/load.js';
 import { ask, askHandoff, assertTidy, FIXTURES, startDriven } from './drive.js';
 
@@ -123,6 +124,20 @@ test('a listener of a supervisor keeps its address in every generation, whatever
   assert.ok(!server.lines.some(({ text }) => text.includes('FDPASS_UNCLAIMED')));
 });
 
+test('Node itself, reached through a symlink that was re-pointed, is started anew through it', async (t) => {
+  const directory = temporaryDirectory(t);
+  const link = path.join(directory, 'node');
+  fs.symlinkSync(process.execPath, link);
+  const server = await startServer(t, `${FIXTURES}server.mjs`, { execPath: link });
+
+  fs.symlinkSync('next', `${link}.new`);
+  fs.copyFileSync(process.execPath, path.join(directory, 'next'));
+  fs.renameSync(`${link}.new`, link);
+  const { pid } = await server.restart();
+
+  assert.equal(fs.readlinkSync(`/proc/${pid}/exe`), path.join(directory, 'next'));
+});
+
 test('a symlink to a release that was re-pointed takes effect; flags of Node are kept', async (t) => {
   const directory = temporaryDirectory(t);
   const root = path.resolve(FIXTURES, '../../..');
@@ -217,7 +232,11 @@ test('a handoff that its caller takes back leaves the predecessor as it was, and
 
   assert.equal(outcome.code, 'ERR_FDPASS_ABORTED');
   while (server.running().length > 1) await new Promise((resolve) => setImmediate(resolve));
-  assert.equal(((await ask(server, '/descriptors')) as string[]).length, before.length);
+  let after: string[];
+  const end = performance.now() + 5_000; // it may not have heard yet of the end of its child
+  do after = (await ask(server, '/descriptors')) as string[];
+  while (after.length > before.length && performance.now() < end);
+  assert.equal(after.length, before.length, after.join('\n'));
   assertTidy(server.pid);
 });
 
@@ -250,6 +269,51 @@ test('SIGTERM lets a request in flight be answered, exits with code 0, and start
   assert.match(reply.body, /ERR_FDPASS_ABORTED/); // the very handoff that it asked for is refused
   assert.equal((await server.exited).code, 0);
   assert.equal(server.generations.length, 1);
+});
+
+/** A server that has been told to stop, and waits for the rest of a request. */
+async function startStopping(
+  t: TestContext,
+  env: Record<string, string | undefined> = {},
+): Promise<{ server: Family; connection: Connection }> {
+  const server = await startDriven(t, { env });
+  const connection = await Connection.open({ host: '127.0.0.1', port: server.port });
+  t.after(() => connection.socket.destroy());
+  connection.write('POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{');
+  await ask(server, '/descriptors'); // the half request is there by now: it came before this one
+  server.signal('SIGTERM');
+  while (openSockets(server.pid).some(({ state }) => state === 'LISTEN')) await new Promise((r) => setImmediate(r));
+  return { server, connection };
+}
+
+test('the same stop said twice, as by ExecStop= and by systemd behind it, is one: what has begun is answered', async (t) => {
+  const { server, connection } = await startStopping(t);
+
+  server.signal('SIGTERM');
+  connection.write('}');
+
+  assert.equal((await connection.reply()).body, '{}');
+  assert.equal((await server.exited).code, 0);
+});
+
+test('a second SIGTERM, a second after the first, ends the drain: exit code 143', async (t) => {
+  const { server } = await startStopping(t, { SYSTEMD_EXEC_PID: undefined });
+
+  await delay(1_100);
+  server.signal('SIGTERM');
+
+  assert.equal((await server.exited).code, 143);
+});
+
+test('systemd says SIGTERM again when the main process has ended: one that still answers goes on, and systemd has its own limit', async (t) => {
+  const { server, connection } = await startStopping(t, { SYSTEMD_EXEC_PID: '1' });
+
+  await delay(1_100);
+  server.signal('SIGTERM');
+  connection.write('}');
+
+  assert.equal((await connection.reply()).body, '{}');
+  assert.equal((await server.exited).code, 0);
 });
 
 test('SIGTERM to the predecessor in the middle of a handoff stops both', async (t) => {

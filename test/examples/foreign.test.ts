@@ -58,6 +58,33 @@ test('a successor that ends before it is ready: the first goes on', async (t) =>
   assert.equal(await get(server.url), `${server.pid}\n`);
 });
 
+test('a successor whose worker accepts, and not the process that was started, is seen by its first connection', async (t) => {
+  const args = ['python3', path.join(import.meta.dirname, '../../../test/examples/fixtures/prefork.py')];
+  const server = await startServer(t, example('foreign.mjs'), { args, env: { READINESS: 'connection' } });
+  const load = startLoad({ port: server.port, newPerSecond: 60 });
+  await load.waitForReply('a reply of the first', ({ pid }) => pid === server.pid);
+
+  server.signal('SIGUSR2');
+  const { text } = await server.waitFor(/ has taken over, pid \d+$/, { from: 0 });
+  const pid = Number(/\d+$/.exec(text)?.[0]);
+  await server.gone(server.pid);
+  const { pid: worker } = await load.waitForReply('a reply of the worker', (reply) => reply.pid !== server.pid);
+
+  assert.notEqual(worker, pid);
+  const report = await load.stop();
+  assert.equal(report.new.lost, 0, JSON.stringify(report.losses));
+});
+
+test('a successor that lives, and has closed the listener that it was given, does not get the service', async (t) => {
+  const args = ['sh', '-c', 'exec 3<&-; exec sleep 30'];
+  const server = await startServer(t, example('foreign.mjs'), { args, env: { READINESS: '300' } });
+
+  server.signal('SIGUSR2');
+
+  await server.waitFor(/it has closed what it was given: "web" \(127.0.0.1:\d+\).*this process goes on accepting/);
+  assert.equal(await get(server.url), `${server.pid}\n`);
+});
+
 test('without a listener handed down both say so, and end', { skip: !hasCompiler }, () => {
   for (const [file = '', ...args] of [PYTHON, C]) {
     const { status, stderr } = spawnSync(file, args, { env: { ...process.env, LISTEN_PID: '1', LISTEN_FDS: '1' } });

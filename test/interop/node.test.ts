@@ -43,6 +43,30 @@ describe('node:cluster', () => {
 
     assert.ok(family.lines.some(({ text }) => text.includes('restart by handoff in the primary')));
   });
+
+  test('handoff in a worker refuses to start the program as one more primary, and says what to do', async (t) => {
+    const directory = siteDirectory(t);
+    const file = path.join(directory, 'primary.mjs');
+    fs.writeFileSync(
+      file,
+      `import cluster from 'node:cluster';
+       import { handoff, inheritListener, ready } from 'fdpass';
+       if (cluster.isPrimary) cluster.fork();
+       else {
+         await inheritListener({ name: 'web', host: '127.0.0.1', port: 0 });
+         await ready();
+         await handoff().catch((error) => console.log(error.code + ': ' + error.message));
+         console.log('done');
+       }`,
+    );
+    const family = startProgram(t, process.execPath, { args: [file], cwd: directory });
+
+    await family.waitFor('done', { from: 0 });
+
+    const said = family.lines.map(({ text }) => text);
+    assert.match(said[0] ?? '', /^ERR_FDPASS_SUPERVISED: .*cluster worker.*primary/);
+    assert.equal(family.running().length, 2, 'the primary and its worker');
+  });
 });
 
 describe('PM2', { skip: without('pm2', 'pm2-runtime') }, () => {

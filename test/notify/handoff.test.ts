@@ -5,7 +5,7 @@ import path from 'node:path';
 import { describe, test, type TestContext } from 'node:test';
 
 import { Notifications, type Notification } from '../../lib/notifications.js';
-import { askHandoff, startDriven } from '../e2e/drive.js';
+import { askHandoff, startDriven, startTaking } from '../e2e/drive.js';
 import { get } from '../support/client.js';
 import { startServer, temporaryDirectory } from '../support/fixture.js';
 import { node, skipUnlessLinux } from './support.js';
@@ -61,6 +61,23 @@ describe('a handoff under a service manager', { skip: skipUnlessLinux }, () => {
     await server.gone(next);
     manager.close();
     await assert.rejects(rest); // nothing else was said, by neither
+  });
+
+  test('a process that takes over tells the manager that started it that it is ready, and the other manager hears nothing', async (t) => {
+    const [its, other] = [open(t), open(t)];
+    const file = path.join(temporaryDirectory(t), 'takeover.sock');
+    const old = await startTaking(t, file, { env: other.env() });
+    assert.deepEqual(said(await hear(other)), ['READY=1']);
+
+    const young = await startTaking(t, file, { env: its.env() });
+    const ready = await hear(its);
+    await old.gone(old.pid);
+
+    assert.deepEqual(said(ready), ['READY=1']);
+    assert.equal(ready.pid, young.pid);
+    const rest = hear(other);
+    other.close();
+    await assert.rejects(rest);
   });
 
   test('a manager that never comes to the barrier costs 4 s, and a warning', async (t) => {

@@ -130,6 +130,19 @@ test('a program that uses the package type-checks, the declarations too', async 
   await succeed(process.execPath, [path.join(root, 'node_modules/typescript/bin/tsc'), '-p', consumer]);
 });
 
+test('an error that nobody catches is not buried under the line of the bundle that Node shows before it', async () => {
+  const consumer = makeConsumer();
+  await succeed('npm', ['install', tarball('fdpass').file, '--ignore-scripts'], asUser(consumer));
+  const program = `import { inheritListener } from 'fdpass'; await inheritListener({ strict: true });`;
+  writeFileSync(path.join(consumer, 'program.mjs'), program);
+
+  const { output } = await execute(process.execPath, ['program.mjs'], asUser(consumer));
+
+  const [before = '', after = ''] = output.split('FdpassError [ERR_FDPASS_MISMATCH]: A stream listener was looked for');
+  assert.notEqual(after, '', output);
+  assert.ok(before.length < 2_000, `${before.length} characters come before the message`);
+});
+
 test('without a binary the import names the platform and the one command that builds it, and that builds it', async () => {
   const consumer = makeConsumer();
   await succeed('npm', ['install', 'fdpass'], asUser(consumer));
