@@ -4,7 +4,7 @@
  * in the package's folder builds one. The other scripts take their common parts from here.
  */
 import { spawnSync } from 'node:child_process';
-import { existsSync, readdirSync, realpathSync, statSync, utimesSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, realpathSync, statSync, utimesSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -60,6 +60,30 @@ export function buildNative({ all = false } = {}) {
   utimesSync(path.join(root, addon), new Date(), new Date()); // make left it alone where nothing in it changed
   console.log(`built ${addon} in ${seconds(started)}`);
   return true;
+}
+
+/** Calls `action` once when the npm that runs this script has ended without it, as by SIGKILL. Without npm never. */
+export function onceOrphaned(action) {
+  if (process.env.npm_lifecycle_event === undefined) return;
+  const npm = npmProcess();
+  const timer = setInterval(() => {
+    if (npmProcess() === npm) return;
+    clearInterval(timer);
+    action();
+  }, 500);
+  timer.unref();
+}
+
+/** The pid of npm: this one's parent, or, where that is the shell of a script, its parent. proc_pid_cmdline(5), proc_pid_status(5). */
+function npmProcess() {
+  const { ppid } = process;
+  try {
+    const [, option] = readFileSync(`/proc/${ppid}/cmdline`, 'utf8').split('\0');
+    if (option !== '-c') return ppid;
+    return Number(/^PPid:\s*(\d+)$/m.exec(readFileSync(`/proc/${ppid}/status`, 'utf8'))[1]);
+  } catch {
+    return ppid; // no /proc
+  }
 }
 
 /** The time since `started`, for people. */

@@ -8,7 +8,7 @@
  * Runs on any Node we support (`some-other-node scripts/test.mjs`): the lint belongs to the one that npm came with.
  */
 import { spawnSync } from 'node:child_process';
-import { readdirSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
@@ -16,16 +16,19 @@ import { run } from 'node:test';
 import { spec } from 'node:test/reporters';
 import { build } from './build.mjs';
 import { lint } from './lint.mjs';
-import { root } from './native.mjs';
+import { onceOrphaned, root } from './native.mjs';
 
 const ONE_AT_A_TIME =
   /^test\/((demo|e2e|faults|interop|moving|package|torture)\/|examples\/(chat|frontProxy|testHarness|workerPool)\.)/;
 const SLOW = /^test\/interop\/(?!(haproxy|notify)\.)/;
 const FILE_LIMIT = 120_000; // ms; twice that for those that run alone
+const GUARD = path.join(root, 'dist/test/support/guard.js');
 const DEADLINE = 900_000; // ms, for all of them together
 
 const words = process.argv.slice(2);
 delete process.env.NODE_TEST_CONTEXT; // set where a test runs this script; the runner would take itself for a test file
+onceOrphaned(stop);
+process.once('disconnect', stop); // scripts/interop.mjs was killed
 
 const built = build();
 const linted = words.length > 0 || !process.env.npm_execpath || (await lint());
@@ -118,19 +121,24 @@ function tooLong(file, shown) {
   killDescendants(file);
 }
 
+/** Nobody is left who would read the results. */
+function stop() {
+  killDescendants();
+  process.exit(1);
+}
+
 function diagnostic(message) {
   return { type: 'test:diagnostic', data: { nesting: 0, message } };
 }
 
-/** Ends what the tests started, and what that started: all, or those with `word` in their command line and their children. */
+/**
+ * Ends what the tests started, and what that started: all, or those with `word` in their command line and their children. Not the guards of
+ * test/support/guard.ts: these end what has left the family, and then themselves.
+ */
 function killDescendants(word = '') {
-  const { stdout } = spawnSync('ps', ['-A', '-o', 'pid=,ppid=,args='], { encoding: 'utf8', maxBuffer: Infinity });
-  const processes = [...(stdout ?? '').matchAll(/^ *(\d+) +(\d+) (.*)$/gm)].map(([, pid, parent, command]) => ({
-    pid: Number(pid),
-    parent: Number(parent),
-    command,
-  }));
-  const childrenOf = (pid) => processes.filter((process) => process.parent === pid);
+  const processes = allProcesses();
+  const isGuard = ({ command }) => command.includes(GUARD);
+  const childrenOf = (pid) => processes.filter((process) => process.parent === pid && !isGuard(process));
   const doomed = childrenOf(process.pid).filter(({ command }) => command.includes(word));
   for (const { pid } of doomed) {
     doomed.push(...childrenOf(pid));
@@ -139,5 +147,28 @@ function killDescendants(word = '') {
     } catch {
       // ended by itself meanwhile, as ps did
     }
+  }
+}
+
+function allProcesses() {
+  const { stdout } = spawnSync('ps', ['-A', '-o', 'pid=,ppid=,args='], { encoding: 'utf8', maxBuffer: Infinity });
+  if (stdout === null && existsSync('/proc/self/stat')) return readdirSync('/proc').flatMap(readProcess); // no ps: a small Debian
+  return [...(stdout ?? '').matchAll(/^ *(\d+) +(\d+) (.*)$/gm)].map(([, pid, parent, command]) => ({
+    pid: Number(pid),
+    parent: Number(parent),
+    command,
+  }));
+}
+
+/** proc_pid_stat(5). */
+function readProcess(pid) {
+  if (!/^\d+$/.test(pid)) return [];
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
+    const [, parent] = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+    const command = readFileSync(`/proc/${pid}/cmdline`, 'utf8').replaceAll('\0', ' ');
+    return [{ pid: Number(pid), parent: Number(parent), command }];
+  } catch {
+    return []; // it has ended meanwhile
   }
 }

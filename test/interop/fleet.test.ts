@@ -186,7 +186,8 @@ describe('pid 1, as in a container', { skip: withoutNamespaces }, () => {
     const directory = siteDirectory(t);
     const port = await freePort();
     installFile(script, path.join(directory, 'server.mjs'), { 'port: 8080': `port: ${port}` });
-    const args = ['-p', '-f', '--mount-proc', '--kill-child', process.execPath, path.join(directory, 'server.mjs')];
+    const own = ['-p', '-f', '--mount-proc', '--propagation', 'unchanged', '--kill-child']; // its default fails in a chroot
+    const args = [...own, process.execPath, path.join(directory, 'server.mjs')];
     const family = startProgram(t, program('unshare'), { args, cwd: directory });
     await family.waitFor(/^listening on|ERR_FDPASS/, { from: 0 }); // what it calls its pid is 1
     return { family, port };

@@ -3,11 +3,13 @@
  * lost. And the other way round, where their own format allows it: a Node server in the place of the program that they would start.
  */
 import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
 import fs from 'node:fs';
 import path from 'node:path';
 import { describe, test } from 'node:test';
 
-import { type Family, type Scope, startProgram, startServer } from '../support/fixture.js';
+import { descendants } from '../support/audit.js';
+import { type Family, type Scope, startProcess, startProgram, startServer } from '../support/fixture.js';
 import {
   assertNothingLost,
   freePort,
@@ -17,6 +19,7 @@ import {
   run,
   siteDirectory,
   steadyLoad,
+  untilListens,
   without,
 } from './support.js';
 
@@ -129,6 +132,38 @@ const children: Child[] = [
     closes: true,
   },
   {
+    name: 'h2o, by SERVER_STARTER_PORT',
+    skip: without('h2o'),
+    files: { 'programs/h2o.conf': (port) => ({ 'port: 8080': `port: ${port}` }) },
+    command: () => writingItsPid(program('h2o'), '-c', 'h2o.conf'),
+    convention: 'server-starter',
+    readiness: 'connection',
+  },
+  {
+    name: 'lighttpd, by LISTEN_FDS',
+    skip: without('lighttpd'),
+    files: { 'programs/lighttpd.conf': (port) => ({ ' 8080': ` ${port}` }) },
+    command: () => writingItsPid(program('lighttpd'), '-D', '-f', 'lighttpd.conf'),
+    convention: 'systemd',
+    readiness: 'connection',
+  },
+  {
+    name: 'uvicorn, by --fd',
+    skip: without('uvicorn'),
+    files: { 'programs/asgi.py': () => ({}) },
+    command: (directory) => [program('uvicorn'), '--app-dir', directory, '--fd', '{fd}', 'asgi:app'],
+    convention: 'argv',
+    readiness: 'connection',
+  },
+  {
+    name: 'hypercorn, by --bind fd://',
+    skip: without('hypercorn'),
+    files: { 'programs/asgi.py': () => ({}) },
+    command: () => [program('hypercorn'), '--bind', 'fd://{fd}', 'asgi:app'],
+    convention: 'argv',
+    readiness: 'connection',
+  },
+  {
     name: 'a server with tableflip, by its gob',
     skip: without('go'),
     command: async (directory, port) => [await buildGo(directory), `127.0.0.1:${port}`],
@@ -136,6 +171,19 @@ const children: Child[] = [
     readiness: 'convention',
   },
 ];
+
+/** A server of files, which answers with its pid: a shell writes it down, and becomes the server. */
+function writingItsPid(...command: string[]): string[] {
+  return ['sh', '-c', 'mkdir -p www && echo $$ >www/index.html && exec "$@"', 'sh', ...command];
+}
+
+/** The socat of Debian 12 is too old for it. */
+function withoutAcceptFd(): string | false {
+  const missing = without('socat');
+  if (missing !== false) return missing;
+  const known = execFileSync(program('socat'), ['-hh'], { encoding: 'utf8', timeout: 10_000 });
+  return /\baccept-fd\b/i.test(known) ? false : `${program('socat')} has no ACCEPT-FD: socat 1.8 or later has`;
+}
 
 async function buildGo(directory: string): Promise<string> {
   install('programs/server.go', path.join(directory, 'server.go'));
@@ -169,9 +217,15 @@ describe('a listener goes to another program, under load', () => {
       const load = steadyLoad(t, { port }, closes === true ? { keepAlive: 0 } : {});
       await load.waitForReply('an answer', () => true);
 
+      const isOfTheFamily = (pid: number): boolean => server.running().some((entry) => entry.pid === pid);
+      const workers = new Set<number>(); // asked at once: a worker may leave after so many requests
       const next = load.waitForReply(
         'an answer of the other program',
-        ({ first, pid }) => first && pid !== server.pid,
+        ({ first, pid }) => {
+          if (!first || pid === server.pid) return false;
+          if (isOfTheFamily(pid)) workers.add(pid);
+          return true;
+        },
         20_000,
       );
       server.signal('SIGUSR2');
@@ -183,14 +237,91 @@ describe('a listener goes to another program, under load', () => {
       await load.waitForReply('answers afterwards', (reply) => reply.pid !== server.pid);
 
       assert.deepEqual(listening(child, port), before, 'it serves the very socket that it was given');
-      assert.ok(
-        server.running().some((entry) => entry.pid === pid),
-        'it, or its worker',
-      );
+      assert.ok(workers.has(pid) || isOfTheFamily(pid), 'it, or its worker');
       await assertNothingLost(load);
     });
   }
 });
+
+describe('a listener is held for a program that wants it blocking, under load', () => {
+  test(
+    'php-fpm behind nginx, by FPM_SOCKETS: started anew three times, and nothing is lost',
+    { skip: without('php-fpm', 'nginx') },
+    async (t) => {
+      const directory = siteDirectory(t);
+      const [port, fastcgi] = [await freePort(), await freePort()];
+      const change = { '127.0.0.1:9000': `127.0.0.1:${fastcgi}` };
+      install('php-fpm/php-fpm.conf', path.join(directory, 'php-fpm.conf'), { ...change, '/srv/web': directory });
+      install('php-fpm/index.php', path.join(directory, 'index.php'));
+      install('php-fpm/nginx.conf', path.join(directory, 'nginx.conf'), {
+        ...change,
+        '127.0.0.1:8080': `127.0.0.1:${port}`,
+        '/srv/web': directory,
+      });
+      const nginx = startProgram(t, program('nginx'), { args: ['-p', directory, '-c', 'nginx.conf'], cwd: directory });
+      await untilListens(nginx, port);
+      const fpm = [program('php-fpm'), '--nodaemonize', '--fpm-config', path.join(directory, 'php-fpm.conf')];
+      const holder = hold(t, directory, fpm, {
+        PORT: String(fastcgi),
+        CONVENTION: 'fpm',
+        STOP: 'SIGQUIT',
+        READINESS: 'notify',
+      });
+      let master = await whoServes(holder, 0);
+      const before = listening(holder.pid, fastcgi);
+      const load = steadyLoad(t, { port }, { keepAlive: 8 });
+      await load.waitForReply('an answer', () => true);
+
+      for (let round = 0; round < 3; round++) {
+        const old = master;
+        const from = holder.lines.length;
+        holder.signal('SIGUSR2', holder.pid);
+        master = await whoServes(holder, from);
+        await holder.gone(old, 20_000);
+        const workers = new Set(descendants(master).map((entry) => entry.pid));
+        let answers = 0;
+        const served = load.waitForReply('fifty of its answers', (reply) => workers.has(reply.pid) && ++answers === 50);
+        assert.deepEqual(listening(master, fastcgi), before, 'it serves the very socket that is held');
+        await served;
+      }
+
+      await assertNothingLost(load);
+      await holder.stop();
+    },
+  );
+
+  test('socat, by ACCEPT-FD', { skip: withoutAcceptFd() }, async (t) => {
+    const directory = siteDirectory(t);
+    const port = await freePort();
+    install('programs/reply.sh', path.join(directory, 'reply.sh'));
+    const socat = [program('socat'), 'ACCEPT-FD:{fd},fork', 'EXEC:sh reply.sh'];
+    const holder = hold(t, directory, socat, { PORT: String(port), CONVENTION: 'argv' });
+    const pid = await whoServes(holder, 0);
+    const load = steadyLoad(t, { port }, { keepAlive: 0 });
+
+    let answers = 0;
+    await load.waitForReply('a hundred answers', (reply) => reply.pid === pid && ++answers === 100);
+
+    assert.deepEqual(listening(pid, port), listening(holder.pid, port), 'the very socket');
+    await assertNothingLost(load);
+    holder.signal('SIGKILL', pid);
+    assert.equal((await holder.exited).code, 1, 'it ends with the program that it holds the socket for');
+  });
+});
+
+function hold(t: Scope, directory: string, command: string[], env: Record<string, string>): Family {
+  const script = path.join(directory, 'hold.mjs');
+  install('hold.mjs', script);
+  return startProcess(t, script, { args: command, env, cwd: directory });
+}
+
+/** Waits for the line of hold.mjs that says who serves, and returns the pid. */
+async function whoServes(holder: Family, from: number): Promise<number> {
+  const { text } = await holder.waitFor(/ serves, pid \d+$/, { from });
+  const pid = Number(/\d+$/.exec(text)?.[0]);
+  holder.follow(pid);
+  return pid;
+}
 
 interface Upgrade {
   name: string;

@@ -12,6 +12,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 
 import { descendants, type ProcessEntry } from '../support/audit.js';
 import { Cleanup, type Family, type Scope, startProgram, temporaryDirectory } from '../support/fixture.js';
+import { guardControlGroup, removeControlGroup } from '../support/guard.js';
 import { listening, program, run, without } from './support.js';
 
 /** Runs as pid 1 of the namespaces. $1: the manager. /run is empty there: no other manager can be met. */
@@ -35,7 +36,10 @@ export function withoutManager(): string | false {
   const missing = without('systemd', 'systemctl', 'unshare', 'nsenter');
   if (missing !== false) return missing;
   if (process.getuid?.() !== 0) return 'a manager in namespaces of its own needs root';
-  if (cgroupMount() === undefined) return 'no cgroup2 is mounted';
+  if (cgroupMount() === undefined) return 'no cgroup2 is mounted: a manager has to have one';
+  if (!mounts().some(({ target }) => target === '/')) {
+    return 'this is a chroot: / is no mount of its own here, and a manager needs mounts that nobody else sees';
+  }
   try {
     const trial = [
       '-m',
@@ -223,9 +227,14 @@ function insidePid(pid: number): number | undefined {
   }
 }
 
+/** Those that this process can see: proc_pid_mounts(5). */
+function mounts(): { target: string; type: string }[] {
+  const lines = fs.readFileSync('/proc/self/mounts', 'utf8').split('\n').filter(Boolean);
+  return lines.map((line) => line.split(' ')).map(([, target = '', type = '']) => ({ target, type }));
+}
+
 function cgroupMount(): string | undefined {
-  const mounts = fs.readFileSync('/proc/self/mounts', 'utf8').split('\n');
-  return mounts.map((line) => line.split(' ')).find(([, , type]) => type === 'cgroup2')?.[1];
+  return mounts().find(({ type }) => type === 'cgroup2')?.target;
 }
 
 /** A cgroup for the manager and all that it starts, removed when those have gone. */
@@ -233,27 +242,14 @@ function makeGroup(t: Scope): string {
   const mount = cgroupMount();
   assert.ok(mount !== undefined);
   const group = path.join(mount, `fdpass-test-${randomUUID()}`);
+  guardControlGroup(group);
   fs.mkdirSync(group);
   t.after(async () => {
     const end = performance.now() + 5000;
-    while (!removeGroup(group)) {
+    while (!removeControlGroup(group)) {
       if (performance.now() > end) throw new Error(`processes are left in ${group}`);
       await delay(POLL);
     }
   });
   return group;
-}
-
-/** From the leaves up. @returns Whether it is gone: EBUSY while a process is in it. */
-function removeGroup(group: string): boolean {
-  try {
-    for (const entry of fs.readdirSync(group, { withFileTypes: true })) {
-      if (entry.isDirectory() && !removeGroup(path.join(group, entry.name))) return false;
-    }
-    fs.rmdirSync(group);
-    return true;
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'EBUSY') return false;
-    throw error;
-  }
 }

@@ -1,6 +1,7 @@
 /** Real supervisors that hold a socket and hand it down: the program of examples/supervisors takes it, under load where they restart. */
 import assert from 'node:assert/strict';
 import fs from 'node:fs';
+import os from 'node:os';
 import path from 'node:path';
 import { describe, test } from 'node:test';
 
@@ -15,6 +16,7 @@ import {
   run,
   siteDirectory,
   steadyLoad,
+  untilListens,
   without,
 } from './support.js';
 
@@ -128,7 +130,97 @@ describe('Server::Starter', { skip: without('start_server') }, () => {
   });
 });
 
+describe('einhorn', { skip: without('einhorn') }, () => {
+  test('HUP starts the next worker, waits for its acknowledgement, and tells the old one to leave: three times under load, nothing is lost', async (t) => {
+    const { directory, script } = site(t, 'worker.mjs');
+    const port = await freePort();
+    const own = (name: string): string => path.join(directory, name);
+    const files = ['-d', own('einhorn.sock'), '-e', own('einhorn.pid'), '-f', own('einhorn.lock')];
+    const args = ['-b', `127.0.0.1:${port}`, '-m', 'manual', ...files, NODE, script];
+    const family = startProgram(t, program('einhorn'), { args, cwd: directory });
+    await whoListens(family);
+    const before = listening(family.newest, port);
+    const load = steadyLoad(t, { port });
+    await load.waitForReply('an answer', () => true);
+    await family.waitFor(/[Uu]p to 1 \/ 1|manual ACK/, { from: 0, what: 'the acknowledgement' });
+
+    for (let round = 0; round < 3; round++) {
+      const old = Number(load.newest);
+      const next = load.waitForReply('an answer of the next worker', ({ first }) => first, 20_000);
+      family.signal('SIGHUP', family.pid);
+      const { pid } = await next;
+      await family.gone(old, 20_000);
+      assert.deepEqual(listening(pid, port), before, 'the very socket of einhorn');
+    }
+
+    const report = await assertNothingLost(load);
+    assert.equal(report.pids.length, 4);
+  });
+});
+
+describe('socketmaster', { skip: without('socketmaster') }, () => {
+  test('HUP starts the next worker before the old one leaves: three times under load, nothing is lost', async (t) => {
+    const { script } = site(t, 'worker.mjs');
+    const port = await freePort();
+    const args = ['-listen', `tcp://127.0.0.1:${port}`, '-start', '1000', '-command', NODE, script];
+    const family = startProgram(t, program('socketmaster'), { args });
+    await untilListens(family, port);
+    const load = steadyLoad(t, { port });
+    const { pid: first } = await load.waitForReply('an answer', () => true);
+    const before = listening(first, port);
+
+    for (let round = 0; round < 3; round++) {
+      const old = Number(load.newest);
+      const next = load.waitForReply('an answer of the next worker', (reply) => reply.first);
+      family.signal('SIGHUP', family.pid);
+      const { pid } = await next;
+      await family.gone(old);
+      assert.deepEqual(listening(pid, port), before, 'the very socket of socketmaster');
+    }
+
+    const report = await assertNothingLost(load);
+    assert.equal(report.pids.length, 4);
+    family.signal('SIGTERM', family.pid); // passed on; it ends with the last of its workers
+    assert.equal((await family.exited).code, 0);
+  });
+});
+
+describe('circus', { skip: without('circusd', 'circusctl') }, () => {
+  test('circusctl reload starts the next workers before the old ones leave: three times under load, nothing is lost', async (t) => {
+    const { directory } = site(t, 'circus/worker.mjs');
+    const port = await freePort();
+    const config = path.join(directory, 'circus.ini');
+    install('circus/circus.ini', config, {
+      '/run/circus': directory,
+      '/usr/bin/node': NODE,
+      '/srv/web': directory,
+      'port = 8080': `port = ${port}`,
+    });
+    const family = startProgram(t, program('circusd'), { args: [config], cwd: directory });
+    await untilListens(family, port);
+    const load = steadyLoad(t, { port });
+    await load.waitForReply('answers of both', () => load.pids.size === 2, 20_000);
+    const before = listening(family.pid, port);
+
+    for (let round = 2; round <= 4; round++) {
+      const old = [...load.pids.keys()].slice(-2);
+      const next = load.waitForReply('answers of the next two', () => load.pids.size === 2 * round, 20_000);
+      const endpoint = `ipc://${directory}/endpoint`;
+      await run(program('circusctl'), ['--endpoint', endpoint, 'reload', 'web', '--waiting'], { timeout: 30_000 });
+      const { pid } = await next;
+      for (const each of old) await family.gone(each, 20_000);
+      assert.deepEqual(listening(pid, port), before, 'the very socket of circus');
+    }
+
+    await assertNothingLost(load);
+    await run(program('circusctl'), ['--endpoint', `ipc://${directory}/endpoint`, 'quit'], { timeout: 30_000 });
+    assert.equal((await family.exited).code, 0);
+  });
+});
+
 describe('inetd', { skip: without('inetd') }, () => {
+  const user = os.userInfo().username;
+
   async function startInetd(t: Scope, directory: string, line: string): Promise<Family> {
     const file = path.join(directory, 'inetd.conf');
     fs.writeFileSync(file, `${line}\n`);
@@ -140,7 +232,7 @@ describe('inetd', { skip: without('inetd') }, () => {
   test('wait: the server takes the listener from descriptor 0, and serves until it is stopped', async (t) => {
     const { directory, script } = site(t, 'worker.mjs');
     const port = await freePort();
-    const family = await startInetd(t, directory, `127.0.0.1:${port} stream tcp wait root ${NODE} node ${script}`);
+    const family = await startInetd(t, directory, `127.0.0.1:${port} stream tcp wait ${user} ${NODE} node ${script}`);
 
     const body = await get(`http://127.0.0.1:${port}/`);
 
@@ -151,7 +243,7 @@ describe('inetd', { skip: without('inetd') }, () => {
   test('nowait: a process for each connection', async (t) => {
     const { directory, script } = site(t, 'connection.mjs');
     const port = await freePort();
-    await startInetd(t, directory, `127.0.0.1:${port} stream tcp nowait root ${NODE} node ${script}`);
+    await startInetd(t, directory, `127.0.0.1:${port} stream tcp nowait ${user} ${NODE} node ${script}`);
 
     const bodies = await Promise.all([1, 2, 3].map(() => get(`http://127.0.0.1:${port}/`)));
 

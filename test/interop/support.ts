@@ -5,24 +5,30 @@
  */
 import assert from 'node:assert/strict';
 import { execFile, type ExecFileOptions } from 'node:child_process';
-import { randomInt } from 'node:crypto';
+import { randomInt, randomUUID } from 'node:crypto';
 import fs from 'node:fs';
 import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { promisify } from 'node:util';
 
 import { listen } from '../../lib/index.js';
-import { type OpenSocket, openSockets } from '../support/audit.js';
+import { MARK_VARIABLE, type OpenSocket, openSockets } from '../support/audit.js';
 import { type Family, type Scope, temporaryDirectory } from '../support/fixture.js';
+import { guardMark } from '../support/guard.js';
 import { type Load, type LoadOptions, type Report, startLoad } from '../support/load.js';
 
 export const root: string = path.resolve(import.meta.dirname, '../../..');
 
 const execute = promisify(execFile);
 
+/** By which guard.ts finds what `run` started. */
+const MARK = randomUUID();
+
 /** Runs a program to its end; rejects, as execFile does, when it fails. */
 export function run(file: string, args: readonly string[], options: ExecFileOptions = {}): Promise<Output> {
-  return execute(file, args, { encoding: 'utf8', ...options }) as Promise<Output>;
+  guardMark(MARK);
+  const env = { ...(options.env ?? process.env), [MARK_VARIABLE]: MARK };
+  return execute(file, args, { encoding: 'utf8', ...options, env }) as Promise<Output>;
 }
 
 export interface Output {
@@ -33,6 +39,8 @@ export interface Output {
 interface Program {
   package?: string;
   npm?: string;
+  /** How to have what is in neither. Nothing installs it: its tests run where it is in PATH. */
+  elsewhere?: string;
   /** Where it stands, when not in PATH. */
   paths?: string[];
 }
@@ -65,8 +73,9 @@ export function without(...names: string[]): string | false {
   const missing = names.filter((name) => find(name) === undefined);
   if (missing.length === 0) return false;
   const how = missing.map((name) => {
-    const { package: debian, npm } = programs[name] ?? {};
-    return debian === undefined ? `npm install ${npm ?? name}` : `apt-get install ${debian}`;
+    const { package: debian, npm, elsewhere } = programs[name] ?? {};
+    if (elsewhere !== undefined) return `${elsewhere} (no Debian package)`;
+    return debian === undefined ? `npm run test:interop installs ${npm ?? name}` : `apt-get install ${debian}`;
   });
   return `${missing.join(', ')} not found: ${[...new Set(how)].join(', ')}`;
 }
@@ -113,9 +122,10 @@ export function installFile(file: string, target: string, replacements: Replacem
   fs.writeFileSync(target, text);
 }
 
-/** A fresh directory in which programs find fdpass. */
+/** A fresh directory in which programs find fdpass, those too that were started by root and go on as another user. */
 export function siteDirectory(t: Scope): string {
   const directory = temporaryDirectory(t);
+  fs.chmodSync(directory, 0o755);
   fs.mkdirSync(path.join(directory, 'node_modules'));
   fs.symlinkSync(root, path.join(directory, 'node_modules/fdpass'));
   return directory;

@@ -16,11 +16,12 @@ import {
   isZombie,
   markedProcesses,
   openSockets,
+  type ProcessEntry,
   readProcess,
   zombiesOf,
 } from './audit.js';
 import { Connection, get } from './client.js';
-import { startProcess, startServer, temporaryDirectory, type Scope } from './fixture.js';
+import { type Family, type Scope, startProcess, startProgram, startServer, temporaryDirectory } from './fixture.js';
 
 /**
  * Stands in for a server that restarts: hands its listening descriptor to a detached child on SIGUSR2 and leaves once that one serves.
@@ -213,6 +214,55 @@ test('the sockets of a server are listed with state and address', async (t) => {
   );
 });
 
+/** A test file: it starts a server, follows a process that no mark and no parent leads to, says both pids and goes on. */
+function testFile(t: Scope): string {
+  const fixture = path.join(path.dirname(fileURLToPath(import.meta.url)), 'fixture.js');
+  return script(
+    t,
+    `import { spawn } from 'node:child_process';
+     import { startServer } from ${JSON.stringify(fixture)};
+     const server = await startServer({ after() {} }, ${JSON.stringify(script(t, RESTARTS))});
+     const other = spawn('env', ['-i', 'sleep', '1000'], { detached: true, stdio: 'ignore' });
+     server.follow(other.pid);
+     console.log('started', process.pid, server.pid, other.pid);
+     setInterval(() => undefined, 1000);`,
+  );
+}
+
+async function started(family: Family): Promise<ProcessEntry[]> {
+  const { text } = await family.waitFor(/^started/, { from: 0 });
+  const entries = text
+    .split(' ')
+    .slice(1)
+    .map((pid) => readProcess(Number(pid)));
+  return entries.map((entry) => {
+    assert.ok(entry && isAlive(entry));
+    return entry;
+  });
+}
+
+test('one that is killed leaves nothing behind: its guard ends what it has started, and what it followed', async (t) => {
+  const starter = startProcess(t, testFile(t));
+  const [, ...entries] = await started(starter);
+
+  starter.signal('SIGKILL');
+
+  assert.deepEqual(await starter.exited, { code: null, signal: 'SIGKILL' });
+  assert.equal(entries.length, 2);
+  await until(t, () => !entries.some(isAlive));
+});
+
+test('a test file whose runner is killed does not go on, nor does what it has started', async (t) => {
+  const run = 'NODE_TEST_CONTEXT=child "$@" & wait';
+  const runner = startProgram(t, 'sh', { args: ['-c', run, 'sh', process.execPath, testFile(t)] });
+  const entries = await started(runner);
+
+  runner.signal('SIGKILL', runner.pid);
+
+  assert.equal(entries.length, 3);
+  await until(t, () => !entries.some(isAlive));
+});
+
 test('a zombie is found with the parent that does not reap it, and does not count as alive', async (t) => {
   const shell = spawn('sh', ['-c', 'sleep 0 & echo $!; exec sleep 1000'], { stdio: ['ignore', 'pipe', 'ignore'] });
   t.after(() => shell.kill('SIGKILL'));
@@ -242,9 +292,9 @@ test('a raw connection shows replies one by one, and how it ended', async (t) =>
 });
 
 async function until(t: TestContext, isSo: () => boolean): Promise<void> {
-  const end = performance.now() + 5000;
+  const end = performance.now() + 10_000;
   while (!isSo()) {
-    if (performance.now() > end) throw new Error(`not within 5000 ms: ${t.name}`);
+    if (performance.now() > end) throw new Error(`not within 10 s: ${t.name}`);
     await new Promise((resolve) => setTimeout(resolve, 5));
   }
 }

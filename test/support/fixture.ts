@@ -12,6 +12,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 
 import { allProcesses, descendants, isAlive, isZombie, MARK_VARIABLE, markedProcesses, readProcess } from './audit.js';
 import type { ProcessEntry } from './audit.js';
+import { guardMark, guardProcess } from './guard.js';
 import { Waiting } from './waiting.js';
 
 /** Who is told when all is over: the `t` of a test, or a `Cleanup`. */
@@ -130,6 +131,7 @@ export class Family {
     const [program, ...args] = command;
     const own = Object.entries(process.env).filter(([name]) => !STRIPPED.test(name));
     const env = { ...Object.fromEntries(own), ...options.env, [MARK_VARIABLE]: this.mark };
+    guardMark(this.mark);
     this.#child = spawn(program, args, {
       env,
       stdio: ['ignore', 'pipe', 'pipe'],
@@ -298,6 +300,7 @@ export class Family {
     if (isAncestor(pid))
       throw new Error(`pid ${pid} (${entry.command}) has started this test: it is not of the family`);
     this.#known.set(pid, entry);
+    guardProcess(entry);
   }
 
   #onLine(text: string, stream: Line['stream']): void {
@@ -325,7 +328,7 @@ function matches(match: LineMatch, text: string): boolean {
   return match instanceof RegExp ? match.test(text) : match(text);
 }
 
-// This process may itself be ended in the middle of a test: by the runner's time limit, by Ctrl-C, by process.exit().
+// This process may itself be ended in the middle of a test: by the runner's time limit, by Ctrl-C, by process.exit(). guard.ts: by SIGKILL.
 const families = new Set<Family>();
 const ENDINGS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
 

@@ -1,0 +1,5 @@
+<?php
+$body = getmypid() . "\n";
+header('Content-Type: text/plain');
+header('Content-Length: ' . strlen($body));
+echo $body;
