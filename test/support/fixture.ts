@@ -72,9 +72,12 @@ export interface Exit {
 export type LineMatch = RegExp | string | ((text: string) => boolean);
 
 const LISTENING = /^listening on (.+), pid (\d+), generation (\d+)$/;
-/** Not for those we start: the runner's, the coverage's, a supervisor's. */
+/**
+ * Not for those we start: the runner's, the coverage's, a supervisor's. And certificates: Node opens that file in a thread of its own, at
+ * some time after its start, which would be a descriptor more in a list.
+ */
 const STRIPPED =
-  /^(NODE_(TEST_CONTEXT|OPTIONS|V8_COVERAGE|CHANNEL_.*|UNIQUE_ID)|NYC_.*|C8_.*|LISTEN_.*|NOTIFY_SOCKET|WATCHDOG_.*|FDPASS_.*)$/;
+  /^(NODE_(TEST_CONTEXT|OPTIONS|EXTRA_CA_CERTS|V8_COVERAGE|CHANNEL_.*|UNIQUE_ID)|NYC_.*|C8_.*|LISTEN_.*|NOTIFY_SOCKET|WATCHDOG_.*|FDPASS_.*)$/;
 const POLL = 5; // ms: the end of a process that is not our child has no event
 
 /** Starts a script with this Node and does not wait for anything. It and its successors are killed after the test. */
