@@ -94,7 +94,8 @@ export class Listener implements Disposable {
   /**
    * Makes a Listener of a descriptor, which belongs to it from then on: of a listening stream or seqpacket socket, or of a
    * bound dgram socket. Or of a net.Server that listens: then of a duplicate of its socket, and the server goes on, until you close it.
-   * Does not bind, and does not unlink the path of a Unix socket in the end.
+   * Does not bind, and does not unlink the path of a Unix socket in the end; a net.Server that has bound one itself removes it with its
+   * close(), and nobody finds the Listener any more.
    *
    * @param source - A descriptor is taken over on success alone; marked close-on-exec.
    * @throws The system's EBADF. {@link FdpassError} `ERR_FDPASS_TYPE`: not a socket that listens or is bound; a server that does not

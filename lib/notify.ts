@@ -20,6 +20,7 @@ import {
   changeWatchdogTimeout,
   einhornEnvironment,
   managerAddress,
+  noteStored,
   startBeat,
   watchdogTimeout,
 } from './notify/state.js';
@@ -77,7 +78,7 @@ export interface Watchdog {
  * Each rejects with a TypeError or RangeError (an argument), `ERR_FDPASS_THREAD`, and, which may be left alone as it ends no process,
  * where it was not sent: `EAGAIN` (no room within `timeout`), `EAFNOSUPPORT`, `EINVAL`, `E2BIG` (NOTIFY_SOCKET is no address), `ENOENT`,
  * `ECONNREFUSED`, ... of connect(2), `EMSGSIZE`, the reason of the signal. To a vsock (the manager on the host of a virtual machine) a message is
- * a connection of its own, and has been read when the call resolves: `ETIMEDOUT`; descriptors cannot go there: `ENOTSUP`.
+ * a connection of its own, and has been read when the call resolves (a datagram has been sent): `ETIMEDOUT`; descriptors cannot go there: `ENOTSUP`.
  */
 export interface Notify {
   /** Sends all of this in one message. */
@@ -191,6 +192,7 @@ function storeDescriptors(
       const what = `fds holds ${list.length} descriptors, and one message carries ${MAX_DESCRIPTORS}: nothing was stored`;
       throw systemError('E2BIG', 'sendmsg', what);
     }
+    noteStored(name);
     return { text: writeStore(name, options.poll ?? true), fds: list };
   });
 }

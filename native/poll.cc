@@ -82,6 +82,7 @@ class Watch : public Napi::ObjectWrap<Watch> {
     handle->callback = Napi::Persistent(callback);
     handle->context = std::make_unique<Napi::AsyncContext>(env, "fdpass.watch");
     auto [entry, isNew] = Watches(env).open.emplace(handle->fd, handle.get());
+    if (!isNew) throw Failed(env, EEXIST);  // a number that was closed below its watch
     int result = uv_poll_init(loop, &handle->poll, handle->fd);
     if (result != 0) {  // libuv does not know the handle then
       Watches(env).open.erase(entry);

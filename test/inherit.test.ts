@@ -6,7 +6,7 @@ import path from 'node:path';
 import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 
-import { listen, type Listener, raw, spawn } from '../lib/index.js';
+import { listen, type Listener, Notifications, raw, spawn } from '../lib/index.js';
 import { temporaryDirectory } from './support/fixture.js';
 
 const LIB = new URL('../lib/index.js', import.meta.url).href;
@@ -178,6 +178,38 @@ test('what nobody claims is closed once this process serves alone, and named in 
   assert.match(warning.message, new RegExp(`"old" \\(127\\.0\\.0\\.1:${old.port}\\)`));
   assert.equal(open, false);
 });
+
+test(
+  'what nobody claims leaves the store of the manager too, but not a name under which this process has stored something itself',
+  { skip: process.platform === 'linux' ? false : 'Linux alone' },
+  async () => {
+    using web = await listen({ name: 'web', host: '127.0.0.1', port: 0 });
+    using old = await listen({ name: 'old', host: '127.0.0.1', port: 0 });
+    using state = await listen({ name: 'state', host: '127.0.0.1', port: 0 });
+    using notifications = new Notifications();
+
+    await runHanded(
+      `const listener = await inheritListener('web');
+       await fdpass.notify.storeDescriptors('state', listener);
+       await ready();
+       await new Promise(setImmediate);
+       await fdpass.notify.status('the end');`,
+      { fds: [web, old, state], variables: notifications.env() },
+    );
+    const removed: (string | undefined)[] = [];
+    for (let isOver = false; !isOver;) {
+      const message = await notifications.receive({ signal: AbortSignal.timeout(10_000) });
+      if (message?.has('FDSTOREREMOVE=1') === true) removed.push(message.fields['FDNAME']);
+      isOver = message?.has('STATUS=the end') ?? true;
+    }
+
+    assert.deepEqual(removed, ['old']);
+    assert.deepEqual(
+      notifications.stored.map(({ name }) => name),
+      ['state'],
+    );
+  },
+);
 
 test('LISTEN_PID of another process: nothing is taken, and the message says whose it was', async () => {
   const [failure] = (await runHanded(`print(await attempt(() => inheritListener('web')));`, {

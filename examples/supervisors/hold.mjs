@@ -16,15 +16,19 @@ let stopping = false;
 async function start() {
   const notifications = new Notifications();
   const variables = readiness === 'notify' ? notifications.env() : {};
-  const child = spawn(program, args, { fds: [listener], convention, blocking: true, variables });
-  running.add(child);
-  void child.exited.then(({ exitCode, signal }) => {
-    running.delete(child);
-    if (!stopping) console.error(`${program}, pid ${child.pid}, has ended: ${signal ?? exitCode}`);
-    if (running.size === 0) process.exit(stopping ? 0 : 1);
-  });
-  await Promise.race([readiness === 'notify' ? saysReady(notifications) : delay(Number(readiness)), child.exited]);
-  notifications.close(); // what nobody reads would hold the program up some day
+  let child;
+  try {
+    child = spawn(program, args, { fds: [listener], convention, blocking: true, variables });
+    running.add(child);
+    void child.exited.then(({ exitCode, signal }) => {
+      running.delete(child);
+      if (!stopping) console.error(`${program}, pid ${child.pid}, has ended: ${signal ?? exitCode}`);
+      if (running.size === 0) process.exit(stopping ? 0 : 1);
+    });
+    await Promise.race([readiness === 'notify' ? saysReady(notifications) : delay(Number(readiness)), child.exited]);
+  } finally {
+    notifications.close(); // what nobody reads would hold the program up some day
+  }
   if (!running.has(child)) return; // nothing has changed: the old one goes on
   console.log(`${program} serves, pid ${child.pid}`);
   for (const other of running) if (other !== child) other.kill(stop);

@@ -79,7 +79,7 @@ function inodeOf(variable: string, value: string): bigint {
  * @throws {@link FdpassError} `ERR_FDPASS_ENV`: it is malformed.
  */
 export function firstDescriptorOf({ LISTEN_FDS_FIRST_FD: first = '' }: Environment): number {
-  return first === '' ? LISTEN_FDS_START : decimal('LISTEN_FDS_FIRST_FD', first, LISTEN_FDS_START, MAX_INT);
+  return first === '' ? LISTEN_FDS_START : decimal('LISTEN_FDS_FIRST_FD', first, LISTEN_FDS_START, MAX_INT - 1);
 }
 
 /**

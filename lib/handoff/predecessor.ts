@@ -232,7 +232,7 @@ class SpawnedCandidate implements Candidate {
   #checkHeld(pid: number, { listeners, accepting, cancel }: Offering): void {
     const dropped = this.#child?.poll() === undefined ? (droppedBy(pid, listeners) ?? []) : [];
     const names = dropped.map(({ name, address }) => `"${name}" (${formatAddress(address)})`).join(', ');
-    if (dropped.length > 0 && dropped.length === listeners.length) {
+    if (dropped.length > 0 && dropped.length === listeners.filter(({ closed }) => !closed).length) {
       const why = 'does its configuration name another address?';
       cancel('ERR_FDPASS_ABORTED', `it has closed what it was given: ${names}; ${why}`);
       return;

@@ -63,17 +63,18 @@ class NotifySocket implements Watcher {
 
 /**
  * The listeners that neither this process nor any of its descendants holds any more: nginx and puma close what their configuration does
- * not name. Undefined: it cannot be seen (no /proc, a process of another user).
+ * not name. Those that were closed here meanwhile are none of them. Undefined: it cannot be seen (no /proc, a process of another user).
  */
 export function droppedBy(pid: number, listeners: readonly Listener[]): Listener[] | undefined {
-  if (process.platform !== 'linux') return undefined;
+  // Not every kernel names the children (CONFIG_PROC_CHILDREN): one of them may hold what its master has closed.
+  if (!fs.existsSync(`/proc/self/task/${process.pid}/children`)) return undefined;
   const held = new Set<string>();
   for (const each of familyOf(pid)) {
     const inodes = socketsOf(each);
     if (inodes === undefined) return undefined;
     for (const inode of inodes) held.add(inode);
   }
-  return listeners.filter(({ fd }) => !held.has(String(raw.describe(fd).inode)));
+  return listeners.filter(({ fd, closed }) => !closed && !held.has(String(raw.describe(fd).inode)));
 }
 
 /** The successor, or a worker of it, holds a connection to one of the listeners: seen in their tables of descriptors. */

@@ -33,6 +33,19 @@ export function fallSilent(): void {
   beats.clear();
 }
 
+/** Names under which the manager keeps something that this process itself has sent. */
+const stored = new Set<string>();
+
+/** This process sends something to the manager's store under this name. */
+export function noteStored(name: string): void {
+  stored.add(name);
+}
+
+/** Whether it did: then that name is not to be forgotten. */
+export function hasStored(name: string): boolean {
+  return stored.has(name);
+}
+
 /** Within which time a beat is due, ms; undefined: none is. Errors as {@link readWatchdog}. */
 export function watchdogTimeout(): number | undefined {
   if (silenced) return undefined;

@@ -10,7 +10,7 @@ import { waitForBarrier } from './barrier.js';
 import { acknowledge } from './einhorn.js';
 import { type ServiceState, writeMessage, writeRemove } from './message.js';
 import { post } from './outbox.js';
-import { einhornEnvironment, fallSilent, isBeating, managerAddress, watchdogTimeout } from './state.js';
+import { einhornEnvironment, fallSilent, hasStored, isBeating, managerAddress, watchdogTimeout } from './state.js';
 
 /** How long the release waits for the manager, ms. Below the 5 s after which the successor reports that RELEASED is overdue. */
 const RELEASE_TIMEOUT = 4_000;
@@ -76,12 +76,14 @@ export function tellReleased(pid: number, status: string): Promise<void> | undef
 
 /**
  * Nobody wants what came under these names, and it is closed here: where it came out of the manager's store, that keeps a duplicate, and would
- * hold a port open from which nobody accepts. Other things of these names, of a socket unit, are not touched by it.
+ * hold a port open from which nobody accepts. Other things of these names, of a socket unit, are not touched by it; what this process has
+ * stored itself under one of them would be, so that name stays.
  */
 export function tellForsaken(names: readonly string[]): void {
   const address = managerAddress();
   const tell = async (): Promise<void> => {
-    for (const name of names) await post(address, writeRemove(name)); // one after the other: there may be more than can wait
+    // One after the other: there may be more than can wait
+    for (const name of names.filter((each) => !hasStored(each))) await post(address, writeRemove(name));
   };
   tell().catch((error: unknown) => {
     warn(address ?? '', 'FDSTOREREMOVE=1', error);

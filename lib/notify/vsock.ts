@@ -37,7 +37,8 @@ export function sendByVsock(
   timeout: number,
   signal: AbortSignal | undefined,
 ): Promise<void> {
-  const late = (): Error => lateError(manager, timeout, `"${text.replaceAll('\n', ' ').slice(0, 60)}" was not sent`);
+  const late = (): Error =>
+    lateError(manager, timeout, `"${text.replaceAll('\n', ' ').slice(0, 60)}" may not have been read`);
   return withDeadline(timeout, late, signal, (ended) => {
     const sent = (said.get(nameOf(manager)) ?? Promise.resolve()).then(() =>
       deliver(manager, Buffer.from(text), ended),
@@ -107,6 +108,7 @@ async function withDeadline(
   );
   const ended = signal === undefined ? deadline.signal : AbortSignal.any([deadline.signal, signal]);
   try {
+    ended.throwIfAborted(); // one that has fired already tells nobody any more
     await Promise.race([act(ended), rejection(ended)]);
   } finally {
     clearTimeout(timer);
@@ -122,10 +124,8 @@ function rejection(signal: AbortSignal): Promise<never> {
 
 async function deliver(manager: VsockManager, bytes: Buffer, ended: AbortSignal): Promise<void> {
   ended.throwIfAborted();
-  const { fd, type } = open(manager);
+  const { fd, type } = await reach(manager, ended);
   try {
-    bindPrivileged(fd);
-    await connect(fd, manager, ended);
     for (let sent = 0; sent < bytes.length;) {
       const count = raw.send(fd, bytes.subarray(sent));
       if (count === undefined) await event(fd, { writable: true }, ended);
@@ -143,18 +143,51 @@ async function deliver(manager: VsockManager, bytes: Buffer, ended: AbortSignal)
   }
 }
 
+/** Those that are tried, one after the other: all but the last may be unknown here. */
+function typesOf({ type }: VsockManager): [raw.SocketType[], raw.SocketType] {
+  return type === undefined ? [['dgram', 'seqpacket'], 'stream'] : [[], type];
+}
+
+function isUnknownType(error: unknown): boolean {
+  return UNKNOWN_TYPE.has((error as NodeJS.ErrnoException).code ?? '');
+}
+
 /** A socket of the type that was named; else of the first that there is here. */
 function open(manager: VsockManager): { fd: number; type: raw.SocketType } {
-  const types: raw.SocketType[] = manager.type === undefined ? ['dgram', 'seqpacket', 'stream'] : [manager.type];
-  for (const type of types.slice(0, -1)) {
+  const [types, last] = typesOf(manager);
+  for (const type of types) {
     try {
       return { fd: raw.socket('vsock', type), type };
     } catch (error) {
-      if (!UNKNOWN_TYPE.has((error as NodeJS.ErrnoException).code ?? '')) throw error;
+      if (!isUnknownType(error)) throw error;
     }
   }
-  const type = types.at(-1) ?? 'stream';
-  return { fd: raw.socket('vsock', type), type };
+  return { fd: raw.socket('vsock', last), type: last };
+}
+
+/** A connected one. The kernel knows at the connect what the way to this machine carries: many have no packets in order, and say so there. */
+async function reach(manager: VsockManager, ended: AbortSignal): Promise<{ fd: number; type: raw.SocketType }> {
+  const [types, last] = typesOf(manager);
+  for (const type of types) {
+    try {
+      return { fd: await connected(manager, type, ended), type };
+    } catch (error) {
+      if (!isUnknownType(error)) throw error;
+    }
+  }
+  return { fd: await connected(manager, last, ended), type: last };
+}
+
+async function connected(manager: VsockManager, type: raw.SocketType, ended: AbortSignal): Promise<number> {
+  const fd = raw.socket('vsock', type);
+  try {
+    bindPrivileged(fd);
+    await connect(fd, manager, ended);
+    return fd;
+  } catch (error) {
+    raw.close(fd);
+    throw error;
+  }
 }
 
 /** Where this process may: a port that others may not have. */

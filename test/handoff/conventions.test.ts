@@ -71,6 +71,29 @@ for (const [options, read, answer] of KINDS) {
   });
 }
 
+test('a listener that is closed while a successor of another kind starts is not missed there: the handoff goes on', async () => {
+  using web = await listen({ name: 'web', host: '127.0.0.1', port: 0 });
+
+  const [outcome] = await runProgram(
+    `const http = await import('node:http');
+     const server = () => http.createServer((request, response) => response.end());
+     (await inheritListener('web')).serve(server());
+     const other = await fdpass.listen({ name: 'other', host: '127.0.0.1', port: 0 });
+     other.serve(server());
+     await ready();
+     const command = ['sh', '-c', 'exec sleep 20'];
+     const options = { convention: 'systemd', readiness: { after: 500 }, probation: 50, readyTimeout: 10_000, stdio: 'ignore' };
+     const over = fdpass.handoff({ command, ...options });
+     setTimeout(() => other.close(), 100);
+     const result = await attempt(async () => ({ pid: (await over).pid }));
+     print(result);
+     if (result.pid > 0) process.kill(result.pid, 'SIGKILL');`,
+    { fds: [web], convention: 'systemd' },
+  );
+
+  assert.ok(Number((outcome as { pid?: number }).pid) > 0, JSON.stringify(outcome));
+});
+
 test('a tableflip successor that ends without a word costs nothing', async () => {
   using web = await listen({ name: 'web', host: '127.0.0.1', port: 0 });
   const command = [process.execPath, '-e', 'process.exit(7)'];

@@ -1,7 +1,7 @@
 /*
  * For LD_PRELOAD: a vsock where there is none. Each vsock address is an abstract Unix name: "<VSOCK_NAME>-<cid>-<port>".
- * VSOCK_REFUSES: types ("dgram seqpacket") that socket(2) refuses as a kernel without them does. VSOCK_TAKEN: a port that is taken;
- * -1: none may be bound.
+ * VSOCK_REFUSES: types ("dgram seqpacket") that socket(2) refuses as a kernel without them does. VSOCK_CANNOT_CONNECT: types that
+ * connect(2) refuses, as where the way to the host does not carry them. VSOCK_TAKEN: a port that is taken; -1: none may be bound.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -27,12 +27,15 @@ static socklen_t unix_name(const struct sockaddr *address, struct sockaddr_un *u
   return (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)length);
 }
 
+static const char *word_of(int type) {
+  return type == SOCK_DGRAM ? "dgram" : type == SOCK_SEQPACKET ? "seqpacket" : "stream";
+}
+
 int socket(int domain, int type, int protocol) {
   int (*real)(int, int, int) = (int (*)(int, int, int))dlsym(RTLD_NEXT, "socket");
   if (domain != AF_VSOCK) return real(domain, type, protocol);
   int bare = type & ~(SOCK_CLOEXEC | SOCK_NONBLOCK);
-  const char *word = bare == SOCK_DGRAM ? "dgram" : bare == SOCK_SEQPACKET ? "seqpacket" : "stream";
-  if (strstr(variable("VSOCK_REFUSES"), word) != NULL) {
+  if (strstr(variable("VSOCK_REFUSES"), word_of(bare)) != NULL) {
     errno = bare == SOCK_DGRAM ? ENODEV : ESOCKTNOSUPPORT;
     return -1;
   }
@@ -57,6 +60,13 @@ int connect(int fd, const struct sockaddr *address, socklen_t length) {
   int (*real)(int, const struct sockaddr *, socklen_t) =
       (int (*)(int, const struct sockaddr *, socklen_t))dlsym(RTLD_NEXT, "connect");
   if (address->sa_family != AF_VSOCK) return real(fd, address, length);
+  int type = 0;
+  socklen_t type_size = sizeof(type);
+  getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &type_size);
+  if (strstr(variable("VSOCK_CANNOT_CONNECT"), word_of(type)) != NULL) {
+    errno = ESOCKTNOSUPPORT;
+    return -1;
+  }
   struct sockaddr_un un;
   socklen_t size = unix_name(address, &un);
   return real(fd, (struct sockaddr *)&un, size);

@@ -69,7 +69,7 @@ function tell(charge: Charge): void {
 
 function start(): ChildProcess {
   // A shell waits, which is small; Node comes when there is something to do. A session of its own: Ctrl-C is not for it.
-  const script = 'charges=$(cat) && echo "$charges" | "$0" "$1"';
+  const script = 'charges=$(cat) && printf "%s\\n" "$charges" | "$0" "$1"';
   const child = spawn('/bin/sh', ['-c', script, process.execPath, fileURLToPath(import.meta.url)], {
     stdio: ['pipe', 'ignore', 'ignore'],
     detached: true,
